@@ -1,0 +1,1 @@
+"""Stores, acknowledges, shows and serves what gateways send. Knows the wire contract and no device."""

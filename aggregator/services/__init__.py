@@ -1,0 +1,1 @@
+"""What the aggregator computes from its store, one service a file."""

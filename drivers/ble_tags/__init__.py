@@ -1,0 +1,1 @@
+"""The ble_tags driver: codec, link, driver."""

@@ -1,0 +1,1 @@
+"""The lamp driver: codec, link, driver."""

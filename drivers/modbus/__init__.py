@@ -1,0 +1,1 @@
+"""The modbus driver: codec, link, driver."""

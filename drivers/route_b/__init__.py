@@ -1,0 +1,1 @@
+"""The route_b driver: codec, link, driver."""
