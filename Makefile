@@ -1,0 +1,79 @@
+# What a person types here; each target sets up what it needs by itself.
+#   make demo     the simulated house and pole, the broker, the aggregator and its page
+#   make test     everything that proves it; add ARGS="-k meter" for less
+#   make check    formatting, lint, types, import contracts, fast tests: before every commit
+#   make fix      what of that a tool can mend
+#   make bench    the benchmarks
+#   make deb      Debian packages for amd64 and arm64 in dist/;  make test-package  installs one in a clean chroot
+#   make setup    only the virtual environment, with everything the tests need
+#   make requirements [UPGRADE=--upgrade]   write requirements/*.txt anew
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: setup demo test test-package check fix bench deb requirements host-demo host-test clean
+.DELETE_ON_ERROR:
+
+setup: .venv/project-test.stamp
+
+demo: host-demo .venv/project-demo.stamp
+	$(BIN)/edge-sim demo $(ARGS)
+
+check: .venv/project-test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n 2 -m "not slow and not package" $(ARGS)
+
+test: host-test .venv/project-test.stamp
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not package" $(ARGS)
+
+test-package: host-test .venv/project-test.stamp
+	$(BIN)/pytest -q -m package $(ARGS)
+
+fix: .venv/project-test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/project-test.stamp
+	$(BIN)/pytest -q -p no:randomly -m "" benchmarks $(ARGS)
+
+deb: .venv/project-test.stamp
+	$(BIN)/python packaging/deb.py $(ARGS)
+
+requirements: .venv/bin/uv
+	packaging/lock.sh $(UPGRADE)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Debian packages around the virtual environment: added where root or sudo allows, else named.
+host-demo:
+	@packaging/host.sh demo
+
+host-test:
+	@packaging/host.sh test
+
+# The environment: pinned and hashed, then the checkout itself. A stamp makes the second call instant.
+.venv/bin/python:
+	@packaging/host.sh python "$(PYTHON)"
+	"$(PYTHON)" -m venv .venv
+
+.venv/demo.stamp: requirements/demo.txt | .venv/bin/python
+	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+.venv/test.stamp: requirements/test.txt | .venv/bin/python
+	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	@touch .venv/demo.stamp $@
+
+.venv/project-%.stamp: .venv/%.stamp pyproject.toml
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/bin/uv: requirements/lock.txt | .venv/bin/python
+	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	@touch $@
