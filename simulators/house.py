@@ -222,7 +222,7 @@ class House:
         load = loads[draw(self.seed, f"load {day}", 0, len(loads) - 1)]
         sun = suns[draw(self.seed, f"sun {day}", 0, len(suns) - 1)]
         shifted = (load[(minute + self._phase_min) % 1440] for minute in range(1440))
-        peak = self.pv_peak_w
+        peak = self.pv_peak_w * (draw(self.seed, f"sky {day}", 300, 900) if winter else 1000) // 1000
         return tuple(watts * scale // 1000 for watts in shifted), tuple(watts * peak // _DATA_PEAK_W for watts in sun)
 
 
