@@ -1,0 +1,262 @@
+"""The agent's configuration: one YAML file into strict tables, secrets by name. Opens no device and no network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drivers.api import Clock, ConfigError, Context, Driver
+from drivers.settings import MAX_TEXT_BYTES, Table, convert, load_yaml
+from edge_agent import registry, wire
+from edge_agent.clock import ClockSettings, SimulationSettings
+from edge_agent.logs import SECRETS, LogSettings
+from edge_agent.mqtt import MqttSettings
+from edge_agent.outbox import OutboxSettings
+
+MAX_SECRET_BYTES = 64 * 1024
+SYSTEM_RUNTIME_DIRECTORY = "/run/edge-agent"
+"""Where the shipped unit's agent listens; a command typed by a person looks there too."""
+
+_SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_DRIVER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Gateway(Table, frozen=True):
+    """`gateway:` which place this box serves; the id outlives the box."""
+
+    id: str
+    site: str = ""
+    area: str = ""
+
+
+class Roles(Table, frozen=True):
+    """`roles:` which device measures the grid, the PV and the battery."""
+
+    grid: str | None = None
+    pv: str | None = None
+    battery: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Return role → device for the roles that are given."""
+        return {role: device for role in self.__struct_fields__ if (device := getattr(self, role)) is not None}
+
+
+class Document(Table, frozen=True):
+    """The whole file; each driver's table stays untyped here, its driver checks it."""
+
+    gateway: Gateway
+    state_directory: str
+    mqtt: MqttSettings
+    runtime_directory: str | None = None
+    secrets_directory: str | None = None
+    clock: ClockSettings = ClockSettings()
+    simulation: SimulationSettings | None = None
+    outbox: OutboxSettings = OutboxSettings()
+    roles: Roles = Roles()
+    drivers: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    log: LogSettings = LogSettings()
+
+
+class MissingSecretError(ConfigError):
+    """A secret is not on this machine; a configuration can be right without it, a running driver cannot."""
+
+    def under(self, prefix: str) -> MissingSecretError:
+        """Return the same error with its key placed below `prefix`."""
+        placed = super().under(prefix)
+        return MissingSecretError(placed.key, placed.problem, placed.remedy, placed.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something `check` has to say; a warning leaves the configuration usable."""
+
+    error: ConfigError
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A file that was read: its document and a fingerprint of its content."""
+
+    path: Path
+    document: Document
+    hash: str
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the outbox lives."""
+        return Path(self.document.state_directory)
+
+    @property
+    def runtime_directory(self) -> Path:
+        """Where this process would put its control socket."""
+        from_systemd = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        return Path(self.document.runtime_directory or from_systemd or self.document.state_directory)
+
+    @property
+    def sockets(self) -> list[Path]:
+        """Where an agent of this configuration may listen, the likeliest first."""
+        folders = [self.runtime_directory, Path(SYSTEM_RUNTIME_DIRECTORY), self.state_directory]
+        return [folder / f"{self.document.gateway.id}.sock" for folder in dict.fromkeys(folders)]
+
+    @property
+    def outbox_path(self) -> Path:
+        """Where rows wait for the aggregator."""
+        return self.state_directory / "outbox.db"
+
+    def secret(self, name: str) -> str:
+        """Return a secret's text from $CREDENTIALS_DIRECTORY or `secrets_directory`; raises MissingSecretError."""
+        return read_secret(name, secret_folders(self.document.secrets_directory))
+
+    def build(self, name: str, clock: Clock, secret: Callable[[str], str] | None = None) -> Driver:
+        """Build one driver and check the names of its devices; opens nothing; raises ConfigError below its table."""
+        driver = registry.build(self.document.drivers[name], Context(name, clock, secret or self.secret))
+        for device in driver.devices:
+            if not _DEVICE_NAME.fullmatch(device):
+                raise ConfigError("devices", "not a name a topic can carry", "use letters, digits, - _ .", device)
+        return driver
+
+
+def load(path: Path) -> Configuration:
+    """Read a file; raises ConfigError for anything that concerns more than one driver."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise ConfigError("", f"cannot be read ({error.strerror})", "check the file's name and its rights") from error
+    try:
+        table = load_yaml(raw.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError("", f"not UTF-8 text at byte {error.start}", "save the file as UTF-8") from error
+    document = convert(table, Document)
+    _check_gateway(document.gateway)
+    _check_folders(document)
+    for name in document.drivers:
+        if not _DRIVER_NAME.fullmatch(name):
+            raise ConfigError(f"drivers.{name}", "not a driver's name", "use small letters, digits, - and _")
+    canonical = msgspec.json.encode(msgspec.to_builtins(table, str_keys=True), order="sorted")
+    return Configuration(path, document, hashlib.sha256(canonical).hexdigest()[:16])
+
+
+def _check_gateway(gateway: Gateway) -> None:
+    if not wire.is_gateway_id(gateway.id):
+        raise ConfigError(
+            "gateway.id",
+            "not a gateway id" if gateway.id != "all" else "reserved, it addresses every gateway",
+            "use 3 to 32 small letters, digits and -, beginning with a letter or digit, such as house-001",
+            gateway.id,
+        )
+    if gateway.area and not re.fullmatch(r"[0-9A-Za-z-]{1,32}", gateway.area):
+        remedy = 'use the municipality\'s seven-digit code, in quotes, such as "0720400"'
+        raise ConfigError("gateway.area", "not an area code", remedy, gateway.area)
+
+
+def _check_folders(document: Document) -> None:
+    if not document.state_directory.strip():
+        raise ConfigError("state_directory", "empty", "name a folder, such as /var/lib/edge-agent")
+    for key in ("state_directory", "runtime_directory", "secrets_directory"):
+        if "\0" in (getattr(document, key) or ""):
+            raise ConfigError(key, "holds a NUL character", "name a folder")
+
+
+def check(configuration: Configuration, clock: Clock) -> list[Finding]:
+    """Return all that is wrong with drivers and roles, by building every driver; opens nothing."""
+    findings: list[Finding] = []
+    owners: dict[str, str] = {}
+    whole = True
+    for name in configuration.document.drivers:
+        try:
+            driver = configuration.build(name, clock)
+        except MissingSecretError as error:
+            findings.append(Finding(error.under(f"drivers.{name}"), warning=True))
+            whole = False
+            continue
+        except ConfigError as error:
+            findings.append(Finding(error.under(f"drivers.{name}")))
+            whole = False
+            continue
+        findings += [Finding(error) for error in claim(name, driver.devices, owners)]
+    if whole:
+        findings += [Finding(error) for error in role_errors(configuration.document.roles, owners)]
+    return findings
+
+
+def claim(name: str, devices: tuple[str, ...], owners: dict[str, str]) -> list[ConfigError]:
+    """Enter a driver's devices into `owners`; returns an error for each name that is already taken."""
+    errors = []
+    for device in devices:
+        if device in owners:
+            problem = f"the device name is taken by drivers.{owners[device]}"
+            errors.append(ConfigError(f"drivers.{name}", problem, "give one of the two another name", device))
+        else:
+            owners[device] = name
+    return errors
+
+
+def role_errors(roles: Roles, owners: Mapping[str, str]) -> list[ConfigError]:
+    """Return an error for each role that names no device of this configuration."""
+    known = ", ".join(sorted(owners)) or "none is configured"
+    return [
+        ConfigError(f"roles.{role}", "no such device", f"name one of: {known}", device)
+        for role, device in roles.named().items()
+        if device not in owners
+    ]
+
+
+def secret_folders(secrets_directory: str | None, environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return where secrets are looked for: what systemd hands over first, then the configuration's folder."""
+    return [Path(folder) for folder in (environment.get("CREDENTIALS_DIRECTORY"), secrets_directory) if folder]
+
+
+def read_secret(name: str, folders: list[Path]) -> str:
+    """Return a secret's text without its last line end, and hide it from all logs; raises MissingSecretError."""
+    if not _SECRET_NAME.fullmatch(name):
+        raise ConfigError("secret", "not the name of a secret", "use a file's name without a folder", name)
+    for folder in folders:
+        try:
+            with (folder / name).open("rb") as file:
+                raw = file.read(MAX_SECRET_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problem = f"the secret cannot be read from {folder} ({error.strerror})"
+            raise MissingSecretError("secret", problem, "check the file's owner and rights", name) from error
+        return _secret_text(name, raw)
+    places = " or ".join(map(str, folders)) or "no folder: neither secrets_directory nor systemd credentials are set"
+    remedy = f"put it into a file of that name in {places}" if folders else "set secrets_directory"
+    raise MissingSecretError("secret", f"the secret is not in {places}", remedy, name)
+
+
+def _secret_text(name: str, raw: bytes) -> str:
+    try:
+        text = raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(raw) > MAX_SECRET_BYTES:
+        raise ConfigError("secret", "the file is empty, too long or not text", "write the secret alone into it", name)
+    SECRETS.add(text)
+    return text
+
+
+def exposed_secrets(secrets_directory: str | None) -> list[Path]:
+    """Return the files of the secrets folder that others than their owner can read."""
+    if secrets_directory is None:
+        return []
+    exposed = []
+    try:
+        for path in sorted(Path(secrets_directory).iterdir()):
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                exposed.append(path)
+    except OSError:
+        pass  # a folder that is not there is reported by the driver that needs a secret from it
+    return exposed

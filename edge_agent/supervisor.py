@@ -1,0 +1,149 @@
+"""Keep one driver alive: run it again when it fails, wait as its error says. Knows no device and no other driver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
+
+from drivers.api import (
+    ConfigError,
+    Driver,
+    DriverError,
+    Emit,
+    Event,
+    Json,
+    LinkError,
+    MalformedError,
+    Memory,
+    RefusedError,
+    Sample,
+)
+from edge_agent.backoff import Backoff, spread
+
+log = logging.getLogger(__name__)
+
+State: TypeAlias = Literal["starting", "running", "waiting", "refused", "off"]
+
+STEADY_S = 60.0
+"""A run that lasted this long was a success: the next failure waits shortly again."""
+REFUSED_S = 300.0
+"""A device that said no is asked this seldom: a wrong password tried often locks the account at the utility."""
+
+
+class BugError(Exception):
+    """A driver broke the contract of the seam by ending without an error."""
+
+
+class Supervisor:
+    """One driver's life and what is known of it."""
+
+    def __init__(self, name: str, build: Callable[[], Driver]) -> None:
+        self.name = name
+        self.state: State = "starting"
+        self.driver: Driver | None = None
+        self.ok = 0
+        self.errors = 0
+        self.error: str | None = None
+        self.refused: str | None = None
+        self.last_ms: int | None = None
+        self._failing: str | None = None
+        try:
+            self.driver = build()
+        except ConfigError as error:
+            self._off(error)
+        except (Exception, SystemExit) as error:
+            log.exception("driver %s cannot be built", name)
+            self._off(ConfigError("", f"a bug: {error!r}", "report it to the driver's maker"))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices behind the driver; none while it could not be built."""
+        return () if self.driver is None else tuple(self.driver.devices)
+
+    def health(self) -> dict[str, Json]:
+        """Return state and counters for people and for `health`."""
+        known: dict[str, Json] = {"state": self.state, "ok": self.ok, "errors": self.errors, "last_ms": self.last_ms}
+        return known | {key: text for key, text in (("error", self.error), ("refused", self.refused)) if text}
+
+    async def run(self, emit: Emit, memory: Memory, lost: Callable[[str], None] = lambda _: None) -> None:
+        """Run the driver for ever, or wait for ever where a person must act; `lost` hears why the link went."""
+        if self.driver is None:
+            lost(self.error or "not configured")
+            await asyncio.Event().wait()
+            return
+        loop, backoff = asyncio.get_running_loop(), Backoff(ceiling_s=self.driver.backoff_ceiling_s)
+        pauses = backoff.waits()
+        while True:
+            started, self.state = loop.time(), "running"
+            error = await self._one_run(self.driver, emit, memory)
+            lost(_said(error))
+            if isinstance(error, ConfigError):
+                self._off(error)
+                await asyncio.Event().wait()
+            if loop.time() - started >= STEADY_S:
+                pauses = backoff.waits()
+            self._report(error)
+            await asyncio.sleep(spread(REFUSED_S, 0.1) if isinstance(error, RefusedError) else next(pauses))
+
+    async def _one_run(self, driver: Driver, emit: Emit, memory: Memory) -> BaseException:
+        """Run the driver once and return what ended it; only a cancellation meant for us passes."""
+
+        async def counted(item: Sample | Event, remember: Mapping[str, Json] | None = None) -> None:
+            await emit(item, remember)
+            self._delivered(item)
+
+        try:
+            await driver.run(counted, memory)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return error  # the driver cancelled itself: a bug of its own, no reason to end
+        except (Exception, SystemExit) as error:
+            return _leaf(error)
+        return BugError("run() returned; it must serve until it is cancelled or its link is lost")
+
+    def _delivered(self, item: Sample | Event) -> None:
+        self.ok += 1
+        if isinstance(item.at, int):
+            self.last_ms = item.at
+        if isinstance(item, Sample) and self._failing is not None:
+            log.info("driver %s is back", self.name)
+            self._failing = self.error = self.refused = None
+
+    def _off(self, error: ConfigError) -> None:
+        self.errors += 1
+        self.state, self.error = "off", str(error.under(f"drivers.{self.name}"))
+        log.error("driver %s is off until the configuration is mended and reloaded: %s", self.name, self.error)
+
+    def _report(self, error: BaseException) -> None:
+        """Say the first failure of a kind aloud and its repetitions quietly."""
+        self.errors += 1
+        kind, self.error = type(error).__name__, _said(error)
+        self.state = "waiting"
+        if isinstance(error, RefusedError):
+            self.state, self.refused = "refused", self.error
+        known, self._failing = self._failing == kind, kind
+        if known:
+            log.debug("driver %s failed again: %s", self.name, self.error)
+        elif isinstance(error, DriverError):
+            log.warning("driver %s failed: %s", self.name, self.error)
+        else:
+            log.error("driver %s has a bug", self.name, exc_info=error)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """Return the error a group carries, where a driver let a group out: its worst, in the order of the policy."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_leaf(inner) for inner in error.exceptions]
+    kinds = (ConfigError, RefusedError, LinkError, MalformedError)
+    bugs = [leaf for leaf in leaves if not isinstance(leaf, kinds)]
+    return next((leaf for kind in kinds for leaf in leaves if isinstance(leaf, kind) and not bugs), leaves[0])
+
+
+def _said(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, DriverError) else f"{type(error).__name__}: {text}"
