@@ -1,0 +1,231 @@
+"""A register map as YAML text → checked points (docs: configs/modbus/README.md). Pure: finds and reads no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import pairwise
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from drivers.api import ConfigError
+from drivers.modbus.planner import MOST_REGISTERS, Hole, Limits, Point, Poll, Space, crosses
+from drivers.modbus.registers import TYPES, WORDS, Encoding, Type, WordOrder
+from drivers.quantities import QUANTITIES, Kind
+from drivers.settings import Table, convert, load_yaml
+
+IDENTITY = ("model", "serial", "version")
+"""What a map may say about the device itself; read at each connection and shown in `meta`."""
+
+_STATE_TYPES = frozenset({"enum", "bits", "string"})
+
+Address = Annotated[int, Meta(ge=0, le=0xFFFF)]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a map says of a quantity that the vocabulary does not have."""
+
+    unit: str
+    kind: Kind
+    label_ja: str
+    label_en: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterMap:
+    """A device as data; `gap_ms` and `connect_delay_ms` are the pauses that its network part wants."""
+
+    name: str
+    maker: str
+    points: tuple[Point, ...]
+    identity: tuple[Point, ...] = ()
+    holes: tuple[Hole, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    gap_ms: int = 0
+    connect_delay_ms: int = 0
+    quantities: Mapping[str, Declared] = field(default_factory=dict)
+
+
+class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
+    max_registers: Annotated[int, Meta(ge=1, le=MOST_REGISTERS)] = 100
+    max_gap: Annotated[int, Meta(ge=0, le=MOST_REGISTERS)] = 16
+    gap_ms: Annotated[int, Meta(ge=0, le=5_000)] = 0
+    connect_delay_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
+
+
+class _HoleTable(Table, frozen=True, forbid_unknown_fields=True):
+    first: Address
+    last: Address
+    space: Space = "holding"
+
+
+class _QuantityTable(Table, frozen=True, forbid_unknown_fields=True):
+    kind: Kind
+    unit: str = ""
+    label_ja: str = ""
+    label_en: str = ""
+
+
+class _PointTable(Table, frozen=True, forbid_unknown_fields=True):
+    address: Address
+    type: Type
+    words: Annotated[int, Meta(ge=1, le=64)] | None = None
+    space: Space | None = None
+    order: WordOrder | None = None
+    scale: Decimal = Decimal(1)
+    scale_address: Address | None = None
+    negate: bool = False
+    sentinels: list[int] | None = None
+    names: dict[int, str] = msgspec.field(default_factory=dict)
+    poll: Poll = "fast"
+
+
+class _MapTable(Table, frozen=True, forbid_unknown_fields=True):
+    maker: str
+    points: dict[str, dict[str, Any]]
+    models: str = ""
+    source: str = ""
+    space: Space = "holding"
+    order: WordOrder = "big"
+    sentinels: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    limits: _LimitsTable = _LimitsTable()
+    forbidden: list[_HoleTable] = msgspec.field(default_factory=list)
+    identity: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    quantities: dict[str, _QuantityTable] = msgspec.field(default_factory=dict)
+
+
+def parse(name: str, yaml_text: str) -> RegisterMap:
+    """Return the map in a YAML text; raises ConfigError with key, value and remedy."""
+    table = convert(load_yaml(yaml_text), _MapTable)
+    _check_tables(table)
+    points = tuple(_point(table, f"points.{key}", key, row) for key, row in table.points.items())
+    identity = tuple(_identity_point(table, key, row) for key, row in table.identity.items())
+    holes = tuple(Hole(hole.space, hole.first, hole.last) for hole in table.forbidden)
+    limits = Limits(table.limits.max_registers, table.limits.max_gap)
+    for key, point in _keyed(points, identity):
+        _check_reach(key, point, limits, holes)
+        _check_meaning(key, point, table)
+    _check_overlaps(_keyed(points, identity))
+    declared = {
+        key: Declared(entry.unit, entry.kind, entry.label_ja, entry.label_en) for key, entry in table.quantities.items()
+    }
+    pauses = (table.limits.gap_ms, table.limits.connect_delay_ms)
+    return RegisterMap(name, table.maker, points, identity, holes, limits, *pauses, declared)
+
+
+def _keyed(points: Iterable[Point], identity: Iterable[Point]) -> list[tuple[str, Point]]:
+    keyed = [(f"points.{point.quantity}", point) for point in points]
+    return keyed + [(f"identity.{point.quantity}", point) for point in identity]
+
+
+def _identity_point(table: _MapTable, key: str, row: Mapping[str, Any]) -> Point:
+    if key not in IDENTITY:
+        raise ConfigError(f"identity.{key}", "no such entry", f"known entries: {', '.join(IDENTITY)}")
+    return _point(table, f"identity.{key}", key, {**row, "poll": "once"})
+
+
+def _point(table: _MapTable, key: str, quantity: str, row: Mapping[str, Any]) -> Point:
+    try:
+        entry = convert(row, _PointTable)
+    except ConfigError as error:
+        raise error.under(key) from error
+    words = _words(key, entry)
+    sentinels = entry.sentinels if entry.sentinels is not None else table.sentinels.get(entry.type, [])
+    for sentinel in sentinels:
+        if not 0 <= sentinel < 1 << 16 * words:
+            raise ConfigError(
+                f"{key}.sentinels", f"does not fit {words} registers", "write it as it lies on the wire", sentinel
+            )
+    if not entry.scale.is_finite() or entry.scale == 0:
+        raise ConfigError(f"{key}.scale", "not a factor", "give the unit of one count, such as 0.1", str(entry.scale))
+    encoding = Encoding(
+        type=entry.type,
+        words=words,
+        order=entry.order or table.order,
+        scale=entry.scale,
+        negate=entry.negate,
+        sentinels=frozenset(sentinels),
+        names=entry.names,
+    )
+    return Point(quantity, entry.space or table.space, entry.address, encoding, entry.poll, entry.scale_address)
+
+
+def _words(key: str, entry: _PointTable) -> int:
+    fixed = WORDS.get(entry.type)
+    if entry.type in _STATE_TYPES:
+        words = entry.words or fixed
+        if words is None:
+            raise ConfigError(f"{key}.words", "missing", "give the length of the string in registers")
+        if entry.type != "string" and words not in {1, 2, 4}:
+            raise ConfigError(f"{key}.words", f"no {entry.type} has this length", "1, 2 or 4", words)
+        return words
+    if fixed is None or entry.words not in {None, fixed}:
+        raise ConfigError(f"{key}.words", f"{entry.type} has {fixed} registers", "remove it", entry.words)
+    return fixed
+
+
+def _check_tables(table: _MapTable) -> None:
+    if not table.points:
+        raise ConfigError("points", "the map has no point", "name at least one quantity")
+    for kind in table.sentinels:
+        if kind not in TYPES:
+            raise ConfigError(f"sentinels.{kind}", "no such type", f"known types: {', '.join(sorted(TYPES))}")
+    for number, hole in enumerate(table.forbidden):
+        if hole.last < hole.first:
+            raise ConfigError(f"forbidden.{number}.last", "before `first`", "give the last register", hole.last)
+    for quantity in table.quantities:
+        if quantity in QUANTITIES:
+            raise ConfigError(f"quantities.{quantity}", "already in the vocabulary", "remove the declaration")
+
+
+def _check_reach(key: str, point: Point, limits: Limits, holes: Sequence[Hole]) -> None:
+    if point.end > 0x10000:
+        raise ConfigError(f"{key}.address", "reaches past register 65535", "correct address or words", point.address)
+    if point.end - point.first > limits.max_registers:
+        raise ConfigError(
+            key,
+            f"needs {point.end - point.first} registers in one read",
+            f"limits.max_registers is {limits.max_registers}: raise it or split the point",
+        )
+    if hole := crosses(point.space, point.first, point.end, holes):
+        raise ConfigError(
+            key, f"lies in the forbidden hole {hole.first}…{hole.last}", "move the point or shorten the hole"
+        )
+
+
+def _check_meaning(key: str, point: Point, table: _MapTable) -> None:
+    if key.startswith("identity."):
+        return
+    known, declared = QUANTITIES.get(point.quantity), table.quantities.get(point.quantity)
+    if known is None and declared is None:
+        raise ConfigError(key, "no such quantity", "use a name of the vocabulary or declare it under `quantities`")
+    kind = known.kind if known is not None else declared.kind if declared is not None else "state"
+    if (kind == "state") != (point.encoding.type in _STATE_TYPES):
+        raise ConfigError(
+            f"{key}.type",
+            f"a {kind} cannot be read as {point.encoding.type}",
+            "states take enum, bits or string, everything else a number",
+            point.encoding.type,
+        )
+    if point.encoding.negate and kind == "counter":
+        raise ConfigError(f"{key}.negate", "a counter has no sign", "remove it", value=True)
+
+
+def _check_overlaps(points: Sequence[tuple[str, Point]]) -> None:
+    """Refuse values that share a part of their registers; several values on exactly the same ones are fine."""
+    owners: dict[tuple[Space, int, int, bool], str] = {}
+    for key, point in points:
+        end = point.address + point.encoding.words
+        owners[point.space, point.address, end, point.encoding.type == "string"] = f"{key}.address"
+        if point.scale_address is not None:
+            owners.setdefault(
+                (point.space, point.scale_address, point.scale_address + 1, False), f"{key}.scale_address"
+            )
+    spans = sorted(owners.items())
+    for ((space, _, end, _), key), ((other_space, first, _, _), other) in pairwise(spans):
+        if space == other_space and first < end:
+            raise ConfigError(other, f"overlaps {key}", "correct address, type or words", first)
