@@ -1,0 +1,235 @@
+"""`edge-sim meter`: a dongle and the smart meter behind it, on a pseudo-terminal. Wires parts; holds no protocol."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from simulators import faults
+from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
+from simulators.dongle import Dialect, Dongle, Radio
+from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
+from simulators.log import Served, ServedLog, add_log_option
+from simulators.metering import UNITS, Answer, Meter, Nameplate
+from simulators.terminal import Terminal
+
+DEVICE = "meter"
+_NOTICE_AFTER_MS = 3_000
+"""A notice of the half hour comes this long after it in simulated time; the norm allows five minutes."""
+_GREETING_AFTER_S = 3.0
+_REPLUG_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSettings:
+    """What a simulated meter can be told apart from its house."""
+
+    dialect: Dialect = "c2"
+    radio: Radio = field(default_factory=Radio)
+    nameplate: Nameplate = field(default_factory=Nameplate)
+    binary: bool = False
+    notify: Literal["inf", "infc", "no"] = "inf"
+    faults: tuple[faults.Fault, ...] = ()
+    seed: int = 1
+
+
+class MeterInRange:
+    """The meter as the dongle's peer: answers after the air's latency, greets a new session, tells each half hour."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        dongle: Dongle,
+        clock: SimulatedClock,
+        log: ServedLog,
+        settings: MeterSettings,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._meter = meter
+        self._dongle = dongle
+        self._clock = clock
+        self._log = log
+        self._settings = settings
+        self._group = group
+
+    def joined(self) -> None:
+        """Announce the instance list a little after a session stands."""
+        self._group.create_task(self._greet(), name="greeting")
+
+    def heard(self, data: bytes) -> None:
+        """Answer a request, unless the air loses the answer."""
+        if self._settings.radio.latency_s:
+            self._group.create_task(self._answer_late(data), name="answer")
+        else:
+            self._answer(data)
+
+    async def tell_half_hours(self) -> None:
+        """Notify the registers of each :00 and :30, until cancelled."""
+        service = 0x74 if self._settings.notify == "infc" else 0x73
+        period_ms = HALF_HOUR_S * 1000
+        while True:
+            boundary = self._clock.unix_ms() // period_ms * period_ms + period_ms
+            await self._clock.sleep_until(boundary + _NOTICE_AFTER_MS)
+            if self._dongle.session and not self._dongle.lost():
+                self._send(self._meter.half_hour_notice(service))
+
+    async def _greet(self) -> None:
+        await asyncio.sleep(_GREETING_AFTER_S * self._settings.radio.radio_time)
+        self._dongle.deliver(self._meter.instance_list().frame.encode(), to_everyone=True)
+
+    async def _answer_late(self, data: bytes) -> None:
+        await asyncio.sleep(self._settings.radio.latency_s)
+        self._answer(data)
+
+    def _answer(self, data: bytes) -> None:
+        answer = self._meter.answer(data)
+        if answer is not None and self._dongle.session and not self._dongle.lost():
+            self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        if answer.values:
+            self._log.served(DEVICE, answer.values)
+        for at, values in answer.half_hours.items():
+            self._log_half_hour(at, values)
+        self._dongle.deliver(answer.frame.encode())
+
+    def _log_half_hour(self, at: datetime, values: dict[str, Served]) -> None:
+        self._log.served(DEVICE, values, at=at.isoformat())
+
+
+async def serve(
+    house: House,
+    clock: SimulatedClock,
+    *,
+    link: Path,
+    dialect: Dialect = "c2",
+    log: ServedLog | None = None,
+    ready: asyncio.Event | None = None,
+    settings: MeterSettings | None = None,
+) -> None:
+    """Serve one meter at `link` until cancelled; `ready` is set once a client can open it.
+
+    A `cut` fault unplugs the dongle; it comes back powered up afresh, and undamaged from then on.
+    """
+    chosen = settings or MeterSettings(dialect=dialect)
+    meter = Meter(house, clock.unix_ms, chosen.nameplate)
+    served = log or ServedLog(None, clock)
+    damage: Sequence[faults.Fault] = chosen.faults
+    while True:
+        await _plugged_in(meter, clock, link, served, ready, chosen, damage)
+        damage = ()
+        await asyncio.sleep(_REPLUG_AFTER_S)
+
+
+async def _plugged_in(
+    meter: Meter,
+    clock: SimulatedClock,
+    link: Path,
+    log: ServedLog,
+    ready: asyncio.Event | None,
+    settings: MeterSettings,
+    damage: Sequence[faults.Fault],
+) -> None:
+    """Run the dongle from plugging in to being pulled out."""
+    pulled = asyncio.Event()
+    terminal = Terminal(link)
+    try:
+        async with asyncio.TaskGroup() as group:
+            to_client = faults.Pipe(faults.lane(damage, "out", settings.seed), terminal.write, pulled.set)
+            dongle = Dongle(
+                settings.dialect, settings.radio, to_client.feed, group, binary=settings.binary, seed=settings.seed
+            )
+            to_dongle = faults.Pipe(faults.lane(damage, "in", settings.seed), dongle.receive, pulled.set)
+            terminal.listen(to_dongle.feed)
+            peer = MeterInRange(meter, dongle, clock, log, settings, group)
+            dongle.peer = peer
+            pipes = [group.create_task(pipe.run(), name="pipe") for pipe in (to_client, to_dongle)]
+            if settings.notify != "no":
+                pipes.append(group.create_task(peer.tell_half_hours(), name="half hours"))
+            if ready is not None:
+                ready.set()
+            await pulled.wait()
+            dongle.power_off()
+            for task in pipes:
+                task.cancel()
+    finally:
+        terminal.close()
+
+
+def add_meter_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a meter can be told, apart from house, time and log."""
+    radio, plate = Radio(), Nameplate()
+    parser.add_argument("--link", type=Path, required=True, help="path of the serial port to make (a link to a pty)")
+    parser.add_argument("--dialect", choices=("a1", "c2"), default="c2", help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P")
+    parser.add_argument("--binary", action="store_true", help="start in binary data mode (ROPT 00), as many are sold")
+    parser.add_argument("--id", default=radio.route_b_id, help=f"route-B ID, 32 digits (default {radio.route_b_id})")
+    parser.add_argument("--password", default=radio.password, help=f"route-B password (default {radio.password})")
+    parser.add_argument(
+        "--radio-time", type=_share, default=0.0, metavar="0..1", help="share of the real scan and join times"
+    )
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="time from a request to its answer")
+    parser.add_argument("--loss", type=_share, default=0.0, metavar="0..1", help="share of datagrams lost in the air")
+    parser.add_argument("--unit", choices=tuple(UNITS), default=plate.unit, help="unit of the registers in kWh (E1)")
+    parser.add_argument("--digits", type=int, choices=range(1, 9), default=plate.digits, help="digits shown (D7)")
+    parser.add_argument("--coefficient", type=int, default=plate.coefficient, help="coefficient of the registers (D3)")
+    parser.add_argument("--serial", default=plate.serial, help="manufacturing number (8D)")
+    parser.add_argument("--two-wire", action="store_true", help="single-phase two-wire: no current of phase T")
+    parser.add_argument(
+        "--without", type=_codes, default=frozenset(), metavar="EPC,…", help="properties it refuses, as in D3,E3"
+    )
+    parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
+    faults.add_fault_option(parser)
+
+
+def settings_from(args: argparse.Namespace) -> MeterSettings:
+    """Return the settings of a simulator's options."""
+    return MeterSettings(
+        dialect=args.dialect,
+        radio=Radio(args.id, args.password, args.radio_time, args.loss, args.latency_ms / 1000),
+        nameplate=Nameplate(
+            serial=args.serial,
+            unit=args.unit,
+            coefficient=args.coefficient,
+            digits=args.digits,
+            two_wire=args.two_wire,
+            without=args.without,
+        ),
+        binary=args.binary,
+        notify=args.notify,
+        faults=tuple(args.fault),
+        seed=args.seed,
+    )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add all options of `edge-sim meter`."""
+    add_meter_options(parser)
+    add_house_options(parser)
+    add_time_options(parser)
+    add_log_option(parser)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Serve a meter until told to stop."""
+    clock = clock_from(args)
+    house = house_from(args, house_start_ms(args, clock))
+    print(f"meter ({args.dialect}) at {args.link}", flush=True)  # noqa: T201  (a command line)
+    await serve(house, clock, link=args.link, log=ServedLog(args.log, clock), settings=settings_from(args))
+    return 0
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return share
+
+
+def _codes(text: str) -> frozenset[int]:
+    codes = bytes.fromhex(text.replace(",", " "))
+    return frozenset(codes)
