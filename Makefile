@@ -63,17 +63,17 @@ host-test:
 	"$(PYTHON)" -m venv .venv
 
 .venv/demo.stamp: requirements/demo.txt | .venv/bin/python
-	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	$(PIP) install -qq --require-hashes --only-binary :all: -r $<
 	@touch $@
 
 .venv/test.stamp: requirements/test.txt | .venv/bin/python
-	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	$(PIP) install -qq --require-hashes --only-binary :all: -r $<
 	@touch .venv/demo.stamp $@
 
 .venv/project-%.stamp: .venv/%.stamp pyproject.toml
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/bin/uv: requirements/lock.txt | .venv/bin/python
-	$(PIP) install --quiet --require-hashes --only-binary :all: -r $<
+	$(PIP) install -qq --require-hashes --only-binary :all: -r $<
 	@touch $@

@@ -1,0 +1,56 @@
+"""Fixtures for every test. Whatever belongs to one part of the product stands in that part's own conftest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def in_ci() -> bool:
+    """Tell whether a test that cannot run counts as failed."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def missing(reason: str) -> None:
+    """End the test that asks: skipped at a desk, failed in CI, where nothing may be missing."""
+    if in_ci():
+        pytest.fail(f"{reason}; CI runs every test", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def require():
+    """`require("mosquitto")` returns the program's path, or ends the test: skipped, or failed where CI=true."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program, path=SEARCH_PATH)
+        if path is None:
+            missing(f"{program} is not installed (make test adds it where it may)")
+        return str(path)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared(root: Path):
+    """`shared("golden/route_b/frames.json")` returns that file of the folder beside the checkout, or skips the test."""
+
+    def find(name: str) -> Path:
+        path = root.parent / "shared" / name
+        if not path.exists():
+            pytest.skip(f"{name} is not beside this checkout")
+        return path
+
+    return find
