@@ -8,7 +8,7 @@ the specification says 66.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -114,15 +114,15 @@ class Chain:
         return next((model for model in self.models if model.id in ids), None)
 
 
-def discover() -> Walk:
-    """Ask for reads of holding registers and be sent their bytes (None: refused or silent); returns the chain.
+def discover(bases: Sequence[int] = BASES) -> Walk:
+    """Ask for reads of holding registers and be sent their bytes (None: refused or senseless); returns the chain.
 
     Raises NotSunSpecError, or MalformedError for a chain that loops or runs off the register space.
     """
-    for base in BASES:
+    for base in bases:
         if (yield Request("holding", base, 2)) == MARKER:
             return (yield from _walk(base + 2))
-    raise NotSunSpecError(f"no SunSpec marker at {', '.join(map(str, BASES))}")
+    raise NotSunSpecError(f"no SunSpec marker at {', '.join(map(str, bases))}")
 
 
 def _walk(address: int) -> Walk:

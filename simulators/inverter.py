@@ -1,0 +1,375 @@
+"""PV and battery over Modbus TCP: a Huawei-like hybrid and a SunSpec inverter. Shares no code with the driver.
+
+Addresses, types, signs and "no value" patterns are written down here from the makers' documents, so that a mistake in
+the driver's maps shows. Both units show the same house. The served log holds one line for each complete set of a unit's
+quantities that one connection has fetched, written before the last answer of the set leaves; `t` and `sim` are of that
+moment. What a client fetched of a set it never completed is logged with `"partial": true`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
+from simulators.house import Balance, House, add_house_options, house_from
+from simulators.log import Served, ServedLog, add_log_option
+
+READ_HOLDING = 3
+WRITES = frozenset({5, 6, 15, 16, 22, 23})
+ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, NO_UNIT = 1, 2, 3, 11
+MOST_REGISTERS = 125
+HEADER = struct.Struct(">HHHB")
+MOST_FRAME_BYTES = 260
+"""Modbus Application Protocol: a TCP frame is at most 7 + 253 bytes."""
+
+WS_PER_WH = 3_600
+WS_PER_CENTI_KWH = 36_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value in registers: `raw` computes its bits' number; `shown` is that number as the gateway should say it."""
+
+    address: int
+    words: int
+    raw: Callable[[Balance], int]
+    quantity: str = ""
+    shown: Callable[[int, Balance], Served] = lambda raw, _: raw
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One device: readable ranges (first, end) of constant words, 0 where none is given, and cells."""
+
+    device: str
+    ranges: tuple[tuple[int, int], ...]
+    cells: tuple[Cell, ...]
+    constants: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """Everything the unit measures."""
+        return frozenset(cell.quantity for cell in self.cells if cell.quantity)
+
+    def read(self, first: int, count: int, balance: Balance) -> tuple[bytes, dict[str, Served]] | None:
+        """Return register bytes and the quantities wholly inside them; None outside the unit's registers."""
+        if not any(low <= first and first + count <= end for low, end in self.ranges):
+            return None
+        words = [self.constants.get(address, 0) for address in range(first, first + count)]
+        served: dict[str, Served] = {}
+        for cell in self.cells:
+            raw = cell.raw(balance)
+            for index, word in enumerate(_words(raw, cell.words)):
+                if 0 <= cell.address + index - first < count:
+                    words[cell.address + index - first] = word
+            if cell.quantity and first <= cell.address and cell.address + cell.words <= first + count:
+                served[cell.quantity] = cell.shown(raw, balance)
+        return struct.pack(f">{count}H", *words), served
+
+
+def _words(raw: int, count: int) -> list[int]:
+    bits = raw & (1 << 16 * count) - 1
+    return [bits >> 16 * (count - 1 - index) & 0xFFFF for index in range(count)]
+
+
+def _text(address: int, words: int, text: str) -> dict[int, int]:
+    padded = text.encode().ljust(2 * words, b"\0")
+    return {address + index: word for index, word in enumerate(struct.unpack(f">{words}H", padded))}
+
+
+def _scaled(digits: int) -> Callable[[int, Balance], Served]:
+    return lambda raw, _: Decimal(raw).scaleb(-digits)
+
+
+def _named(names: Mapping[int, str]) -> Callable[[int, Balance], Served]:
+    return lambda raw, _: names[raw]
+
+
+def _centi_kwh(watt_seconds: int) -> int:
+    return watt_seconds // WS_PER_CENTI_KWH % 2**32
+
+
+def _deci_volts(balance: Balance) -> int:
+    return 2_020 - balance.load_w // 200
+
+
+def _centi_hertz(balance: Balance) -> int:
+    return 4_998 + balance.unix_ms // 10_000 * 7 % 5
+
+
+def _deci_celsius(balance: Balance) -> int:
+    return 250 + balance.pv_w // 40
+
+
+HUAWEI_STATES = {0x0200: "running", 0xA000: "no_irradiation"}
+HUAWEI_BATTERY = {1: "standby", 2: "running"}
+
+
+def huawei(serial: str = "SIM0000000001") -> Unit:
+    """Return a SUN2000 with a LUNA2000: big endian, battery power counted + while charging, energy in 0.01 kWh."""
+    cells = (
+        Cell(32064, 2, lambda now: now.pv_w, "pv_power_w"),
+        Cell(32066, 1, _deci_volts, "ac_voltage_v", _scaled(1)),
+        Cell(32080, 2, lambda now: now.pv_w + now.battery_w, "ac_power_w"),
+        Cell(32085, 1, _centi_hertz, "ac_frequency_hz", _scaled(2)),
+        Cell(32087, 1, _deci_celsius, "inverter_temperature_c", _scaled(1)),
+        Cell(
+            32089,
+            1,
+            lambda now: 0x0200 if now.pv_w or now.battery_w else 0xA000,
+            "inverter_state",
+            _named(HUAWEI_STATES),
+        ),
+        Cell(32106, 2, lambda now: _centi_kwh(now.pv_ws), "pv_energy_kwh", _scaled(2)),
+        Cell(37760, 1, lambda now: now.soc_permille, "battery_soc_percent", _scaled(1)),
+        Cell(37762, 1, lambda now: 2 if now.battery_w else 1, "battery_mode", _named(HUAWEI_BATTERY)),
+        Cell(37765, 2, lambda now: -now.battery_w, "battery_power_w", lambda raw, _: -raw),
+        Cell(37780, 2, lambda now: _centi_kwh(now.charge_ws), "battery_charge_energy_kwh", _scaled(2)),
+        Cell(37782, 2, lambda now: _centi_kwh(now.discharge_ws), "battery_discharge_energy_kwh", _scaled(2)),
+    )
+    constants = _text(30000, 15, "SUN2000-5KTL-SIM") | _text(30015, 10, serial) | {30073: 0, 30074: 5_000}
+    return Unit("inverter", ((30000, 30100), (32000, 32120), (37700, 37800)), cells, constants)
+
+
+SUNSPEC_BASE = 40000
+INVERTER_MODEL, BATTERY_MODEL = SUNSPEC_BASE + 2 + 68, SUNSPEC_BASE + 2 + 68 + 52
+SUNSPEC_END = BATTERY_MODEL + 64
+FINE_POWER_BELOW_W = 3_000
+"""Below this the inverter shows tenths of a watt: real ones change W_SF with the power, too."""
+SUNSPEC_STATES = {2: "sleeping", 4: "running"}
+
+
+def _is_fine(now: Balance) -> bool:
+    return 0 < now.pv_w < FINE_POWER_BELOW_W
+
+
+def _sunspec_watts(now: Balance) -> int:
+    return now.pv_w * 10 if _is_fine(now) else now.pv_w
+
+
+def sunspec(serial: str = "SIM0000000002") -> Unit:
+    """Return a single-phase SunSpec inverter with a battery: models 1, 101, 802 and the end model, from 40000."""
+    inv, bat = INVERTER_MODEL, BATTERY_MODEL
+    cells = (
+        Cell(inv + 2, 1, lambda now: now.pv_w * 1_000 // _deci_volts(now)),
+        Cell(inv + 10, 1, _deci_volts, "ac_voltage_v", _scaled(1)),
+        Cell(inv + 14, 1, _sunspec_watts, "pv_power_w", lambda _, now: now.pv_w),
+        Cell(inv + 15, 1, lambda now: -1 if _is_fine(now) else 0),
+        Cell(inv + 16, 1, _centi_hertz, "ac_frequency_hz", _scaled(2)),
+        Cell(inv + 24, 2, lambda now: now.pv_ws // WS_PER_WH % 2**32, "pv_energy_kwh", _scaled(3)),
+        Cell(inv + 33, 1, _deci_celsius, "inverter_temperature_c", _scaled(1)),
+        Cell(inv + 38, 1, lambda now: 4 if now.pv_w else 2, "inverter_state", _named(SUNSPEC_STATES)),
+        Cell(bat + 11, 1, lambda now: now.soc_permille, "battery_soc_percent", _scaled(1)),
+    )
+    return Unit("sunspec", ((SUNSPEC_BASE, SUNSPEC_END + 2),), cells, _sunspec_constants(serial))
+
+
+def _sunspec_constants(serial: str) -> dict[int, int]:
+    """Return headers, texts, scale factors, and "not implemented" (SunSpec's patterns) everywhere else."""
+    common, inv, bat = SUNSPEC_BASE + 2, INVERTER_MODEL, BATTERY_MODEL
+    words = {common: 1, common + 1: 66, inv: 101, inv + 1: 50, bat: 802, bat + 1: 62, SUNSPEC_END: 0xFFFF}
+    words |= {SUNSPEC_BASE: 0x5375, SUNSPEC_BASE + 1: 0x6E53, common + 66: 2, common + 67: 0x8000}
+    words |= _text(common + 2, 16, "edge-gateway") | _text(common + 18, 16, "Simulated inverter")
+    words |= _text(common + 42, 8, "1") | _text(common + 50, 16, serial)
+    words |= dict.fromkeys(range(inv + 2, inv + 38), 0x8000) | {inv + 24: 0, inv + 25: 0, inv + 39: 0xFFFF}
+    words |= dict.fromkeys((*range(inv + 2, inv + 6), *range(inv + 7, inv + 13), inv + 16, inv + 27, inv + 29), 0xFFFF)
+    words |= {inv + 6: _minus(2), inv + 13: _minus(1), inv + 17: _minus(2), inv + 26: 0, inv + 37: _minus(1)}
+    words |= dict.fromkeys((*range(bat + 2, bat + 44), bat + 45, bat + 46, bat + 48, bat + 50, bat + 51), 0xFFFF)
+    words |= dict.fromkeys((bat + 44, bat + 47, bat + 49, *range(bat + 52, bat + 64)), 0x8000)
+    return words | {bat + 56: _minus(1)}
+
+
+def _minus(exponent: int) -> int:
+    return 0x10000 - exponent
+
+
+class _Round:
+    """What one connection has fetched of a unit's quantities since the last complete set."""
+
+    def __init__(self, unit: Unit, log: ServedLog | None) -> None:
+        self._unit, self._log = unit, log
+        self._values: dict[str, Served] = {}
+
+    def served(self, values: Mapping[str, Served]) -> None:
+        """Take an answer's quantities; a complete set is logged at once."""
+        if self._values.keys() & values.keys():
+            self.cut()
+        self._values |= values
+        if self._log is not None and self._values.keys() == self._unit.quantities:
+            self._log.served(self._unit.device, self._values)
+            self._values = {}
+
+    def cut(self) -> None:
+        """Log what was fetched of a set that stays incomplete."""
+        if self._log is not None and self._values:
+            self._log.served(self._unit.device, self._values, partial=True)
+        self._values = {}
+
+
+class InverterServer:
+    """A Modbus TCP server for several units; any number of clients."""
+
+    def __init__(self, units: Mapping[int, Unit], balance: Callable[[], Balance], log: ServedLog | None = None) -> None:
+        self.units = dict(units)
+        self.balance = balance
+        self.log = log
+        self.requests: list[tuple[int, int, int, int]] = []
+        """The last (unit, function, address, count or value), newest last."""
+        self.writes = 0
+        self.connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        if self._server is None:
+            raise RuntimeError("the server is not started")
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; port 0 takes a free one."""
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), host, port)
+
+    async def close(self) -> None:
+        """Stop listening and hang up on every client."""
+        if self._server is not None:
+            self._server.close()
+            for connection in list(self.connections):
+                connection.hang_up()
+            await self._server.wait_closed()
+            self._server = None
+
+    def answer(self, unit_id: int, pdu: bytes, rounds: Mapping[int, _Round]) -> bytes:
+        """Return the answer to a request."""
+        function = pdu[0]
+        if function in WRITES:
+            self.writes += 1
+        unit = self.units.get(unit_id)
+        if unit is None:
+            return bytes((function | 0x80, NO_UNIT))
+        if function != READ_HOLDING:
+            return bytes((function | 0x80, ILLEGAL_FUNCTION))
+        if len(pdu) != 5:
+            return bytes((function | 0x80, ILLEGAL_VALUE))
+        address, count = struct.unpack(">HH", pdu[1:])
+        self._note(unit_id, function, address, count)
+        if not 1 <= count <= MOST_REGISTERS:
+            return bytes((function | 0x80, ILLEGAL_VALUE))
+        found = unit.read(address, count, self.balance())
+        if found is None:
+            return bytes((function | 0x80, ILLEGAL_ADDRESS))
+        registers, values = found
+        if values:
+            rounds[unit_id].served(values)
+        return bytes((function, len(registers))) + registers
+
+    def rounds(self) -> dict[int, _Round]:
+        """Return what a new connection keeps of its fetching."""
+        return {unit_id: _Round(unit, self.log) for unit_id, unit in self.units.items()}
+
+    def _note(self, *request: int) -> None:
+        unit_id, function, address, count = request
+        self.requests.append((unit_id, function, address, count))
+        del self.requests[:-1000]
+
+
+class _Connection(asyncio.Protocol):
+    """One client; requests are answered in order."""
+
+    def __init__(self, server: InverterServer) -> None:
+        self._server = server
+        self._rounds = server.rounds()
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._server.connections.discard(self)
+        for one in self._rounds.values():
+            one.cut()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while self._transport is not None and len(self._buffer) >= HEADER.size:
+            transaction, protocol, length, unit_id = HEADER.unpack_from(self._buffer)
+            if protocol != 0 or not 2 <= length <= MOST_FRAME_BYTES - 6:
+                self.hang_up()
+                return
+            if len(self._buffer) < 6 + length:
+                return
+            pdu, self._buffer = self._buffer[HEADER.size : 6 + length], self._buffer[6 + length :]
+            answer = self._server.answer(unit_id, pdu, self._rounds)
+            self._transport.write(HEADER.pack(transaction, 0, len(answer) + 1, unit_id) + answer)
+
+    def hang_up(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+
+
+def units_of(options: Sequence[str] = ("huawei", "sunspec")) -> dict[int, Unit]:
+    """Return the units of a line, numbered from 1."""
+    kinds = {"huawei": huawei, "sunspec": sunspec}
+    return {number: kinds[option]() for number, option in enumerate(options, start=1)}
+
+
+async def serve(
+    house: House,
+    clock: SimulatedClock,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 15_020,
+    log: ServedLog | None = None,
+    ready: asyncio.Event | None = None,
+    units: Mapping[int, Unit] | None = None,
+) -> None:
+    """Serve the house's inverters until cancelled; sets `ready` once it listens."""
+    server = InverterServer(units or units_of(), lambda: house.at(clock.unix_ms()), log)
+    await server.start(host, port)
+    if ready is not None:
+        ready.set()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await server.close()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `edge-sim inverter`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=15_020, help="port to listen on (default 15020)")
+    parser.add_argument(
+        "--units",
+        nargs="+",
+        choices=("huawei", "sunspec"),
+        default=["huawei", "sunspec"],
+        help="the devices at units 1, 2, … (default: huawei sunspec)",
+    )
+    add_house_options(parser)
+    add_time_options(parser)
+    add_log_option(parser)
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    clock = clock_from(args)
+    house = house_from(args, house_start_ms(args, clock))
+    log = ServedLog(args.log, clock)
+    print(f"inverter at {args.host}:{args.port}: {', '.join(args.units)} as units 1, 2, …", flush=True)  # noqa: T201  (a command line)
+    try:
+        await serve(house, clock, host=args.host, port=args.port, log=log, units=units_of(args.units))
+    finally:
+        log.close()
+    return 0
