@@ -159,6 +159,15 @@ def split_up_topic(topic: str) -> tuple[str, list[str]]:
     return gateway, rest
 
 
+def is_value(value: object) -> bool:
+    """Tell whether a batch can carry a value: null, text, or a finite number of physical size."""
+    if isinstance(value, float):
+        return value == 0 or 1e-29 <= abs(value) < 1e30
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return value is None or _is_plain(value)
+
+
 def encode(message: _Message | dict[str, Any]) -> bytes:
     """Return a payload as JSON; Decimals become plain numbers."""
     if isinstance(message, Batch | Meta):
