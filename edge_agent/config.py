@@ -22,6 +22,8 @@ from edge_agent.mqtt import MqttSettings
 from edge_agent.outbox import OutboxSettings
 
 MAX_SECRET_BYTES = 64 * 1024
+AGENT = "gateway"
+"""The agent's own name where drivers have theirs: in events, in the outbox and in the drivers' memory."""
 SYSTEM_RUNTIME_DIRECTORY = "/run/edge-agent"
 """Where the shipped unit's agent listens; a command typed by a person looks there too."""
 
@@ -140,11 +142,24 @@ def load(path: Path) -> Configuration:
     document = convert(table, Document)
     _check_gateway(document.gateway)
     _check_folders(document)
+    _below("mqtt", document.mqtt.check)
+    if document.simulation is not None:
+        _below("simulation", document.simulation.timescale)
     for name in document.drivers:
-        if not _DRIVER_NAME.fullmatch(name):
-            raise ConfigError(f"drivers.{name}", "not a driver's name", "use small letters, digits, - and _")
+        if not _DRIVER_NAME.fullmatch(name) or name == AGENT:
+            raise ConfigError(
+                f"drivers.{name}", "not a name for a driver", f"use small letters, digits, - and _, not {AGENT!r}"
+            )
     canonical = msgspec.json.encode(msgspec.to_builtins(table, str_keys=True), order="sorted")
     return Configuration(path, document, hashlib.sha256(canonical).hexdigest()[:16])
+
+
+def _below(section: str, examine: Callable[[], object]) -> None:
+    """Let a section check itself and place its error."""
+    try:
+        examine()
+    except ConfigError as error:
+        raise error.under(section) from error
 
 
 def _check_gateway(gateway: Gateway) -> None:

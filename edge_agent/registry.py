@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 from drivers.api import ConfigError, Context, Driver
@@ -53,6 +53,19 @@ def _remedy(missing: str | None, point: metadata.EntryPoint) -> str:
     if extra and distribution == "edge-gateway":
         return f"install it with: pip install 'edge-gateway[{extra}]'"
     return f"install it, or install {distribution} again with all it needs"
+
+
+def summary(name: str) -> dict[str, str]:
+    """Return a driver's name, the first line its module says of itself, and the distribution it comes from."""
+    point = next(point for point in metadata.entry_points(group=DRIVERS) if point.name == name)
+    came_from = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    try:
+        says = (import_module(point.module).__doc__ or "").strip().partition("\n")[0]
+    except ModuleNotFoundError as error:
+        says = f"not usable here: {_remedy(error.name, point)}"
+    except ImportError as error:
+        says = f"not usable here: {error}"
+    return {"driver": name, "says": says, "from": came_from}
 
 
 def build(table: Mapping[str, Any], context: Context) -> Driver:

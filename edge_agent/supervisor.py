@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from drivers.api import (
+    Commands,
     ConfigError,
+    Describes,
     Driver,
     DriverError,
     Emit,
     Event,
+    Hears,
     Json,
     LinkError,
     MalformedError,
     Memory,
     RefusedError,
+    Reports,
     Sample,
 )
 from edge_agent.backoff import Backoff, spread
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 State: TypeAlias = Literal["starting", "running", "waiting", "refused", "off"]
 
 STEADY_S = 60.0
@@ -67,10 +72,9 @@ class Supervisor:
         known: dict[str, Json] = {"state": self.state, "ok": self.ok, "errors": self.errors, "last_ms": self.last_ms}
         return known | {key: text for key, text in (("error", self.error), ("refused", self.refused)) if text}
 
-    async def run(self, emit: Emit, memory: Memory, lost: Callable[[str], None] = lambda _: None) -> None:
+    async def run(self, emit: Emit, memory: Memory, lost: Callable[[str], Awaitable[None]]) -> None:
         """Run the driver for ever, or wait for ever where a person must act; `lost` hears why the link went."""
         if self.driver is None:
-            lost(self.error or "not configured")
             await asyncio.Event().wait()
             return
         loop, backoff = asyncio.get_running_loop(), Backoff(ceiling_s=self.driver.backoff_ceiling_s)
@@ -78,7 +82,7 @@ class Supervisor:
         while True:
             started, self.state = loop.time(), "running"
             error = await self._one_run(self.driver, emit, memory)
-            lost(_said(error))
+            await lost(_said(error))
             if isinstance(error, ConfigError):
                 self._off(error)
                 await asyncio.Event().wait()
@@ -86,6 +90,44 @@ class Supervisor:
                 pauses = backoff.waits()
             self._report(error)
             await asyncio.sleep(spread(REFUSED_S, 0.1) if isinstance(error, RefusedError) else next(pauses))
+
+    def describe(self) -> dict[str, Mapping[str, Json]]:
+        """Return what the driver knows of its devices now."""
+        if not isinstance(self.driver, Describes):
+            return {}
+        return self._guarded("describe", dict, self.driver.describe) or {}
+
+    def status(self) -> Mapping[str, Json]:
+        """Return the driver's own counters."""
+        if not isinstance(self.driver, Reports):
+            return {}
+        return self._guarded("status", dict, self.driver.status) or {}
+
+    def hear(self, subject: str, payload: bytes) -> None:
+        """Hand a message from the town to the driver, if it wants to hear of the subject."""
+        driver = self.driver
+        if isinstance(driver, Hears) and subject in driver.subjects:
+            self._guarded("hear", lambda _: None, lambda: driver.hear(subject, payload))
+
+    async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
+        """Let the driver carry out a command; raises DriverError, whatever went wrong."""
+        if not isinstance(self.driver, Commands):
+            raise RefusedError(f"driver {self.name} takes no commands")
+        try:
+            return await self.driver.command(name, arguments)
+        except DriverError:
+            raise
+        except Exception as error:
+            log.exception("driver %s has a bug in its command %s", self.name, name)
+            raise RefusedError(f"a bug in driver {self.name}: {_said(error)}") from error
+
+    def _guarded(self, what: str, shape: Callable[[Any], T], call: Callable[[], Any]) -> T | None:
+        """Call into the driver; a bug there is logged and costs only the answer."""
+        try:
+            return shape(call())
+        except Exception:
+            log.exception("driver %s has a bug in %s()", self.name, what)
+            return None
 
     async def _one_run(self, driver: Driver, emit: Emit, memory: Memory) -> BaseException:
         """Run the driver once and return what ended it; only a cancellation meant for us passes."""

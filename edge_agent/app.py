@@ -1,0 +1,417 @@
+"""The agent put together: one event loop, one TaskGroup, every task named. Knows no device, no topic and no table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from drivers.api import ConfigError, Driver, Event, Json, RefusedError, Sample
+from edge_agent import config, control, health, notify, registry, wire
+from edge_agent.clock import SystemClock, iso_time
+from edge_agent.config import AGENT, Configuration
+from edge_agent.control import Desk
+from edge_agent.now import LastValues
+from edge_agent.outbox import Outbox
+from edge_agent.supervisor import Supervisor
+from edge_agent.uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+DRIVERS_STOP_S = 1.5
+UPLINK_STOP_S = 1.5
+VITAL_STOP_S = 0.5
+LEAVE_S = 4.8
+"""A stop takes no longer, whatever a driver does: the kernel ends the process then."""
+READ_WAIT_S = 4.0
+"""How long a `read` waits for a device that has not been read yet; a person waits at most 5 s."""
+META_PERIOD_S = 10.0
+"""How often it is looked whether a driver has learnt something about its devices."""
+FIRST_HEALTH_S = 3.0
+OUTBOX_STUCK_S = 20.0
+
+
+class Agent:
+    """Everything one box does; `run` returns after `stop`."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        document = configuration.document
+        self.configuration = configuration
+        self.clock = SystemClock(document.clock, document.simulation, on_change=partial(self._accept, AGENT))
+        self.outbox = Outbox.open(configuration.outbox_path, document.gateway.id, self.clock, document.outbox)
+        self.desk = Desk(self._handlers(), self._driver_command, self._real_unix_ms)
+        self.uplink = Uplink(
+            document.gateway.id,
+            document.mqtt,
+            self.outbox,
+            self.clock,
+            area=document.gateway.area,
+            version=metadata.version("edge-gateway"),
+            secret=configuration.secret,
+            on_command=self.desk.answer,
+            on_town=self._hear,
+        )
+        self.pulse = notify.Pulse(time.monotonic)
+        self.last = LastValues()
+        self.supervisors: dict[str, Supervisor] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._owners: dict[str, str] = {}
+        """Which driver serves a device."""
+        self._seen: dict[str, None] = {}
+        """Names of quantities that were reported, in the order of their first report."""
+        self._heard: dict[str, bytes] = {}
+        self._lost_by_agent: set[str] = set()
+        self._meta_due = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._reload_due = asyncio.Event()
+        self._reason = "stopped"
+        self._accepting = 0
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Make `run` end cleanly."""
+        self._reason = reason
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the configuration's drivers again, as SIGHUP asks."""
+        self._reload_due.set()
+
+    async def run(self) -> None:
+        """Serve until stopped; raises ConfigError where a person must act before anything can run."""
+        for path in config.exposed_secrets(self.configuration.document.secrets_directory):
+            log.warning("%s can be read by others; run: chmod 600 %s", path, path)
+        socket = self.configuration.sockets[0]
+        # The group is outermost: a driver that refuses to leave must not keep the outbox from being written.
+        async with asyncio.TaskGroup() as tasks, control.listening(socket, self.desk), self.outbox:
+            vital = [
+                tasks.create_task(life, name=name)
+                for name, life in (
+                    ("clock", self.clock.run()),
+                    ("uplink", self.uplink.run()),
+                    ("health", self._report_health()),
+                    ("meta", self._publish_meta()),
+                    ("notify", notify.keep_alive(self.pulse)),
+                    ("reload", self._reload_when_asked(tasks)),
+                )
+            ]
+            self._start_drivers(tasks)
+            await self._remember_devices()
+            notify.notify("READY=1\nSTATUS=started")
+            log.info("gateway %s serves %d drivers", self._document.gateway.id, len(self.supervisors))
+            await self._stopping.wait()
+            await self._leave(vital)
+
+    @property
+    def _document(self) -> config.Document:
+        return self.configuration.document
+
+    # Drivers
+
+    def _start_drivers(self, tasks: asyncio.TaskGroup) -> None:
+        for name in self._document.drivers:
+            if name not in self.supervisors:
+                self._start_driver(tasks, name)
+        for error in config.role_errors(self._document.roles, self._owners):
+            log.error("%s", error)
+        self._meta_due.set()
+
+    def _start_driver(self, tasks: asyncio.TaskGroup, name: str) -> None:
+        supervisor = self.supervisors[name] = Supervisor(name, partial(self._build, name))
+        for subject, payload in self._heard.items():
+            supervisor.hear(subject, payload)
+        memory = self.outbox.memory(name)
+        lost = partial(self._lost, supervisor)
+        life = supervisor.run(partial(self._accept, name), memory, lost)
+        self._running[name] = tasks.create_task(life, name=f"driver {name}")
+
+    def _build(self, name: str) -> Driver:
+        driver = self.configuration.build(name, self.clock)
+        if errors := config.claim(name, tuple(driver.devices), self._owners):
+            self._disown(name)
+            raise errors[0]
+        return driver
+
+    def _disown(self, name: str) -> list[str]:
+        devices = [device for device, owner in self._owners.items() if owner == name]
+        for device in devices:
+            del self._owners[device]
+        return devices
+
+    async def _accept(self, driver: str, item: Sample | Event, remember: Mapping[str, Json] | None = None) -> None:
+        """Take an item over: first the outbox, then what people see now."""
+        with self._outbox_watched():
+            await self.outbox.accept(driver, item, remember)
+        if isinstance(item, Sample):
+            await self._show(driver, item)
+        elif item.kind == "device_lost":
+            self._lost_by_agent.discard(item.device)
+            self._show_lost(item.device, str(item.data.get("reason", "")))
+
+    @contextlib.contextmanager
+    def _outbox_watched(self) -> Iterator[None]:
+        """Let the watchdog starve when the outbox takes nothing any more."""
+        if self._accepting == 0:
+            self.pulse.tick("outbox", OUTBOX_STUCK_S)
+        self._accepting += 1
+        try:
+            yield
+        finally:
+            self._accepting -= 1
+            if self._accepting == 0:
+                self.pulse.forget("outbox")
+            else:
+                self.pulse.tick("outbox", OUTBOX_STUCK_S)
+
+    async def _show(self, driver: str, sample: Sample) -> None:
+        self.last.note(sample)
+        if sample.device in self._lost_by_agent:
+            self._lost_by_agent.discard(sample.device)
+            await self.outbox.accept(driver, Event(sample.device, "device_back", self.clock.boot_ms()))
+        if not self._seen.keys() >= sample.values.keys():
+            self._seen |= dict.fromkeys(sample.values)
+            self._meta_due.set()
+        reading = self.last.reading(sample.device, self.clock.boot_ms())
+        if reading is not None and isinstance(sample.at, int):
+            self.uplink.publish_now(sample.device, reading.values, reading.valid_ms / 1000)
+
+    async def _lost(self, supervisor: Supervisor, reason: str) -> None:
+        """All devices behind a link are lost with it; each says so once."""
+        for device in supervisor.devices:
+            if device not in self.last.lost:
+                self._show_lost(device, reason)
+                self._lost_by_agent.add(device)
+                event = Event(device, "device_lost", self.clock.boot_ms(), {"reason": reason[:500]})
+                await self.outbox.accept(supervisor.name, event)
+
+    def _show_lost(self, device: str, reason: str) -> None:
+        self.last.lose(device, reason)
+        self.uplink.publish_lost(device, self.clock.unix_ms())
+
+    # The town
+
+    def _hear(self, subject: str, payload: bytes) -> None:
+        self._heard[subject] = payload
+        for supervisor in self.supervisors.values():
+            supervisor.hear(subject, payload)
+
+    async def _publish_meta(self) -> None:
+        """Publish `meta` whenever it would say something else."""
+        told = b""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(META_PERIOD_S):
+                    await self._meta_due.wait()
+            self._meta_due.clear()
+            meta = self.meta()
+            if (telling := wire.encode(meta)) != told:
+                told = telling
+                await self.uplink.publish_meta(meta)
+            self.pulse.tick("meta", META_PERIOD_S)
+
+    def meta(self) -> wire.Meta:
+        """Return what the gateway is and what its quantities mean."""
+        document = self._document
+        known = registry.vocabulary(table.get("driver", "") for table in document.drivers.values())
+        return wire.Meta(
+            gateway=document.gateway.id,
+            site=document.gateway.site,
+            area=document.gateway.area,
+            roles=document.roles.named(),
+            devices=self._devices(),
+            quantities={
+                name: {key: value for key, value in asdict(quantity).items() if value is not None and key != "name"}
+                for name in self._seen
+                if (quantity := known.get(name)) is not None
+            },
+            config=self.configuration.hash,
+        )
+
+    def _devices(self) -> dict[str, dict[str, Any]]:
+        devices: dict[str, dict[str, Any]] = {}
+        for name, supervisor in self.supervisors.items():
+            described = supervisor.describe()
+            for device in supervisor.devices:
+                kind = self._document.drivers.get(name, {}).get("driver")
+                devices[device] = {"driver": kind, **described.get(device, {})}
+        return devices
+
+    async def _report_health(self) -> None:
+        pause_s = FIRST_HEALTH_S
+        while True:
+            self.pulse.tick("health", pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = health.PERIOD_S
+            now = self.health()
+            self.uplink.publish_health(now)
+            notify.notify(f"STATUS={health.summary(now)}")
+
+    def health(self) -> dict[str, Any]:
+        """Return how agent, drivers and box are."""
+        return {
+            "outbox": self.outbox.statistics(),
+            "uplink": self.uplink.statistics(),
+            "drivers": {
+                name: {**self._driver_health(supervisor), **supervisor.status()}
+                for name, supervisor in self.supervisors.items()
+            },
+            "lost": dict(self.last.lost),
+            "clock": self.clock.quality(),
+            **health.box(self.configuration.state_directory),
+        }
+
+    def _driver_health(self, supervisor: Supervisor) -> dict[str, Any]:
+        counters = supervisor.health()
+        last_ms = counters.pop("last_ms")
+        return counters | {"last": self._time(last_ms) if isinstance(last_ms, int) else None}
+
+    def _time(self, boot_ms: int) -> str | None:
+        offset_ms = self.clock.offset_ms()
+        return None if offset_ms is None else iso_time(boot_ms + offset_ms)
+
+    # Commands
+
+    def _handlers(self) -> dict[str, control.Handler]:
+        return {"status": self._status, "read": self._read, "outbox": self._outbox_status}
+
+    async def _status(self, arguments: Mapping[str, Json]) -> Any:
+        del arguments
+        return {"gateway": self._document.gateway.id, "config": self.configuration.hash, **self.health()}
+
+    async def _outbox_status(self, arguments: Mapping[str, Json]) -> Any:
+        del arguments
+        return self.outbox.statistics()
+
+    async def _read(self, arguments: Mapping[str, Json]) -> Any:
+        """Return each device's last values; waits a moment for one that has none yet."""
+        wanted = arguments.get("devices") or list(self._owners)
+        if not isinstance(wanted, list) or not all(isinstance(device, str) for device in wanted):
+            raise RefusedError("devices is not a list of names")
+        if unknown := [device for device in wanted if device not in self._owners]:
+            raise RefusedError(f"no device {unknown[0]!r}; known: {', '.join(self._owners) or 'none'}")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_WAIT_S):
+                while not all(self._is_told(str(device)) for device in wanted):
+                    await self.last.change()
+        return [self._told(str(device)) for device in wanted]
+
+    def _is_told(self, device: str) -> bool:
+        return device in self.last.lost or self.last.reading(device, self.clock.boot_ms()) is not None
+
+    def _told(self, device: str) -> dict[str, Any]:
+        reading = self.last.reading(device, self.clock.boot_ms())
+        if reading is None:
+            owner = self.supervisors.get(self._owners[device])
+            reason = self.last.lost.get(device) or (owner.error if owner else None) or "has not answered yet"
+            return {"device": device, "error": reason}
+        quality = {"clock": self.clock.quality(), "age_s": (self.clock.boot_ms() - reading.at_ms) / 1000}
+        return {"device": device, "time": self._time(reading.at_ms), "values": reading.values, "quality": quality}
+
+    async def _driver_command(self, name: str, arguments: Mapping[str, Json]) -> Any:
+        """Carry out `driver.command`."""
+        driver, _, command = name.partition(".")
+        if not command or driver not in self.supervisors:
+            raise RefusedError(f"no command {name!r}; known: {', '.join(self._handlers())}, and driver.command")
+        return await self.supervisors[driver].command(command, arguments)
+
+    def _real_unix_ms(self) -> int | None:
+        """Return real UTC: who sends commands does not live in simulated time."""
+        return time.time_ns() // 1_000_000 if self._document.simulation else self.clock.unix_ms()
+
+    # Starting, reloading, leaving
+
+    async def _remember_devices(self) -> None:
+        """Clear the retained last values of devices that left the configuration, also while the agent was down."""
+        memory = self.outbox.memory(AGENT)
+        former = memory.get("devices")
+        for device in former if isinstance(former, list) else []:
+            if isinstance(device, str) and device not in self._owners:
+                self.uplink.clear_now(device)
+        await memory.update({"devices": [*sorted(self._owners)]})
+
+    async def _reload_when_asked(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._reload_due.wait()
+            self._reload_due.clear()
+            try:
+                fresh = config.load(self.configuration.path)
+            except ConfigError as error:
+                log.error("%s: %s; the former configuration stays", self.configuration.path, error)
+                continue
+            await self._change_to(fresh, tasks)
+
+    async def _change_to(self, fresh: Configuration, tasks: asyncio.TaskGroup) -> None:
+        """Restart the drivers whose table changed or that wait for a person; leave the others alone."""
+        former = self._document.drivers
+        changed = [
+            name
+            for name, supervisor in self.supervisors.items()
+            if fresh.document.drivers.get(name) != former.get(name) or supervisor.state == "off"
+        ]
+        if _rest(fresh.document) != _rest(self._document):
+            log.warning("changes outside drivers, roles and site take effect when the agent is started again")
+        await self._end_drivers(changed)
+        gone = [device for name in changed for device in self._disown(name)]
+        for name in changed:
+            del self.supervisors[name]
+        self.configuration = fresh
+        self._start_drivers(tasks)
+        for device in gone:
+            if device not in self._owners:
+                self.last.forget(device)
+                self.uplink.clear_now(device)
+        await self._remember_devices()
+        log.info("configuration %s: %d drivers started again", fresh.hash, len(changed))
+
+    async def _end_drivers(self, names: list[str]) -> None:
+        """Cancel drivers and wait a moment; one that does not leave is named and left behind."""
+        ending = [task for name in names if (task := self._running.pop(name, None)) is not None]
+        for task in await _cancelled(ending, DRIVERS_STOP_S):
+            log.error("%s does not leave when cancelled", task.get_name())
+
+    async def _leave(self, vital: list[asyncio.Task[None]]) -> None:
+        """Stop drivers first, so that what they still say is kept; then tell the town; then the rest."""
+        notify.notify("STOPPING=1")
+        await self._end_drivers(list(self.supervisors))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UPLINK_STOP_S):
+                await self.uplink.stop(self._reason)
+        await _cancelled(vital, VITAL_STOP_S)
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]], within_s: float) -> set[asyncio.Task[None]]:
+    """Cancel tasks, wait a moment, and return those that did not end."""
+    for task in tasks:
+        task.cancel()
+    return (await asyncio.wait(tasks, timeout=within_s))[1] if tasks else set()
+
+
+def _rest(document: config.Document) -> Any:
+    """Return what a reload cannot change."""
+    gateway = msgspec.structs.replace(document.gateway, site="")
+    return msgspec.structs.replace(document, drivers={}, roles=config.Roles(), gateway=gateway)
+
+
+async def serve(configuration: Configuration) -> None:
+    """Run an agent until SIGTERM or SIGINT; SIGHUP reloads its drivers."""
+    agent = Agent(configuration)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, agent)
+    loop.add_signal_handler(signal.SIGHUP, agent.reload)
+    await agent.run()
+
+
+def _stop(agent: Agent) -> None:
+    # A driver that blocks the loop or ignores its cancellation must not keep the box from shutting down.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
+    agent.stop()
