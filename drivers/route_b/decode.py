@@ -180,7 +180,7 @@ def _property_line(fields: Mapping[str, Any]) -> str:
         parts.append(f"at {fields['at'] or 'no time set'}")
     if len(parts) == ("name" in fields):  # nothing but perhaps a name
         parts.append(fields["edt"] or "(no data)")
-    if fields.get("value") in meter.MAKERS and fields.get("name") == "maker":
+    if fields.get("name") == "maker" and fields.get("value") in meter.MAKERS:
         parts.append(meter.MAKERS[fields["value"]])
     return "  ".join(parts)
 

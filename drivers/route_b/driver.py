@@ -1,0 +1,429 @@
+"""The smart meter as a driver: join, poll on aligned ticks, pass on half-hourly readings. Knows no bytes, no port."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import unicodedata
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from drivers.api import ConfigError, Context, DriverError, Emit, Event, Json, Memory, Sample, Value
+from drivers.polling import Ticks
+from drivers.route_b import meter, skstack
+from drivers.route_b.echonet import Frame, FrameError
+from drivers.route_b.link import SerialPort, open_port
+from drivers.route_b.meter import AtHalfHour, Scaling
+from drivers.route_b.session import Credentials, NoAnswerError, Session, SessionLostError, Timeouts
+from drivers.route_b.skstack import Pan
+from drivers.settings import Table, convert
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+POLLED = (meter.POWER, meter.CURRENTS, meter.IMPORT, meter.EXPORT)
+SCALING = (meter.UNIT, meter.COEFFICIENT, meter.DIGITS)
+IDENTITY = (meter.MAKER, meter.SERIAL)
+HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
+SILENT_POLLS = 3
+"""Polls without an answer after which the session is taken for dead although nobody said so."""
+HALF_HOUR_MS = 30 * 60_000
+NOTIFIED_WITHIN_MS = 5 * 60_000
+"""A meter notifies its half-hourly reading within 5 minutes (AIF specification 3.2.1); later it must be asked."""
+MAX_NOTIFICATIONS = 64
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+
+class Settings(Table, frozen=True):
+    """The driver's table in the configuration."""
+
+    port: Annotated[str, msgspec.Meta(min_length=1)]
+    credentials: Annotated[str, msgspec.Meta(min_length=1)]  # the name of a secret, never the secret
+    device: str | None = None
+    poll_s: Annotated[float, msgspec.Meta(ge=10, le=3600)] = 30.0  # the norm checked one poll a minute for air time
+    command_timeout_s: _Seconds = 5.0
+    join_timeout_s: _Seconds = 60.0
+    answer_timeout_s: _Seconds = 60.0
+
+
+def create(context: Context, settings: Mapping[str, Any]) -> RouteB:
+    """Build the driver from its table; opens nothing; raises ConfigError."""
+    table = convert(settings, Settings)
+    return RouteB(context, table, read_credentials(context.secret, table.credentials))
+
+
+def read_credentials(secret: Callable[[str], str], name: str) -> Credentials:
+    """Return the credentials kept under a name; raises ConfigError, whose text never holds them."""
+    try:
+        text = secret(name)
+    except ConfigError as error:
+        raise error.under("credentials") from error
+    except (KeyError, OSError) as error:
+        raise ConfigError("credentials", "the secret is missing", "store it as the manual says", name) from error
+    try:
+        return parse_credentials(text)
+    except ValueError as error:
+        remedy = 'write {"id": "32 hexadecimal digits", "password": "12 characters"}'
+        raise ConfigError("credentials", str(error), remedy, name) from None
+
+
+def parse_credentials(text: str) -> Credentials:
+    """Return credentials from JSON as typed off a letter, with spaces or full-width characters; raises ValueError."""
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("the secret is not JSON") from None
+    fields = [table.get(key) if isinstance(table, dict) else None for key in ("id", "password")]
+    route_b_id, password = ("".join(unicodedata.normalize("NFKC", str(field or "")).split()) for field in fields)
+    if len(route_b_id) != 32 or not all(digit in "0123456789abcdefABCDEF" for digit in route_b_id):
+        raise ValueError(f"the id has {len(route_b_id)} characters or some that are not hexadecimal digits")
+    if len(password) != 12 or not (password.isascii() and password.isalnum()):
+        raise ValueError(f"the password has {len(password)} characters or some that are no letters or digits")
+    return Credentials(route_b_id.upper(), password)
+
+
+class RouteB:
+    """One dongle and the one meter behind it."""
+
+    backoff_ceiling_s = 300.0
+
+    def __init__(
+        self,
+        context: Context,
+        settings: Settings,
+        credentials: Credentials,
+        open_link: Callable[[str], AbstractAsyncContextManager[SerialPort]] = open_port,
+    ) -> None:
+        self._clock = context.clock
+        self._settings = settings
+        self._credentials = credentials
+        self._open_link = open_link
+        self._device = settings.device or context.name
+        self._timeouts = Timeouts(
+            command_s=settings.command_timeout_s,
+            join_s=settings.join_timeout_s,
+            one_property_s=min(settings.answer_timeout_s, Timeouts().one_property_s),
+            several_properties_s=settings.answer_timeout_s,
+        )
+        self._session: Session | None = None
+        self._state = "closed"
+        self._reachable = True  # until proven otherwise, so that a first failure is told
+        self._scaling: Scaling | None = None
+        self._scaled = asyncio.Event()
+        self._identity: dict[str, str] = {}
+        self._asked_identity = False
+        self._refused: set[int] = set()
+        self._last_half_hour: dict[int, int] = {}  # EPC → unix ms of the newest reading passed on
+        self._asked_half_hour: int | None = None
+        self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
+        self._counts = dict.fromkeys(("polls", "failures", "joins", "scans", "malformed_values", "overflows"), 0)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return the name of the meter."""
+        return (self._device,)
+
+    def describe(self) -> Mapping[str, Mapping[str, Json]]:
+        """Return maker, serial, and how the registers count, as far as the meter has told."""
+        told: dict[str, Json] = dict(self._identity)
+        if self._scaling is not None:
+            told |= {
+                "unit_kwh": _text(self._scaling.unit_kwh),
+                "coefficient": self._scaling.coefficient,
+                "modulus_kwh": _text(self._scaling.modulus_kwh),
+            }
+        return {self._device: told} if told else {}
+
+    def status(self) -> Mapping[str, Json]:
+        """Return the state of the link, counters, and the strength of the meter's signal."""
+        report: dict[str, Json] = {"state": self._state, **self._counts, "rssi_dbm": None}
+        if (session := self._session) is not None:
+            counters = session.counters
+            report |= {
+                "state": "limited" if session.limited else self._state,
+                "rssi_dbm": None if session.lqi is None else skstack.dbm(session.lqi),
+                "dialect": session.dialect,
+                "firmware": session.version,
+                "malformed": counters.malformed,
+                "strangers": counters.strangers,
+                "late": counters.late,
+                "notifications": counters.notifications,
+                "resent": counters.resent,
+            }
+        report["refused"] = [f"{epc:02X}" for epc in sorted(self._refused)]
+        return report
+
+    async def run(self, emit: Emit, memory: Memory) -> None:
+        """Serve the port until cancelled; raises LinkError, RefusedError or ConfigError."""
+        try:
+            self._state = "opening"
+            async with self._open_link(self._settings.port) as port:
+                self._session = session = Session(port, self._credentials, self._hear, self._timeouts)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(session.run(), name=f"{self._device} link")
+                    group.create_task(self._pass_on_notifications(emit), name=f"{self._device} notifications")
+                    group.create_task(self._serve(session, emit, memory), name=f"{self._device} poll")
+        except BaseExceptionGroup as failures:
+            error = _first_cause(failures)
+            await self._lose(emit, str(error) if isinstance(error, DriverError) else "a fault of the driver")
+            raise error from None
+        except DriverError as error:
+            await self._lose(emit, str(error))
+            raise
+        finally:
+            self._state = "closed"
+
+    # The life of the meter's session.
+
+    async def _serve(self, session: Session, emit: Emit, memory: Memory) -> None:
+        await session.prepare()
+        waits = _Waits()
+        while True:
+            try:
+                await self._join(session, memory)
+                await self._poll_until_lost(session, emit, waits)
+            except (NoAnswerError, SessionLostError) as error:
+                await self._lose(emit, str(error))
+            self._state = "waiting"
+            await asyncio.sleep(waits.next_s())
+
+    async def _join(self, session: Session, memory: Memory) -> None:
+        """Join the remembered network, or find it anew when that fails."""
+        if (pan := self._remembered(memory)) is not None:
+            self._state = "joining"
+            try:
+                await session.join(pan)
+            except NoAnswerError as error:
+                log.info("%s: the remembered network is not there: %s", self._device, error)
+                await memory.update({"pan": None})
+                pan = None
+        if pan is None:
+            self._state = "scanning"
+            self._counts["scans"] += 1
+            pan = await session.scan()
+            if pan is None:
+                raise NoAnswerError("no meter answers the scan; check the route-B ID and the dongle's place")
+            self._state = "joining"
+            await session.join(pan)
+            await memory.update({"pan": self._for_memory(pan)})
+        self._counts["joins"] += 1
+        self._state = "joined"
+        # Another meter may answer now, and a refusal may have ended; asking once per session is cheap.
+        self._refused.clear()
+        self._scaled.clear()
+        self._asked_identity = False
+
+    def _remembered(self, memory: Memory) -> Pan | None:
+        try:
+            kept = msgspec.convert(memory.get("pan"), _KeptPan)
+        except msgspec.ValidationError:
+            return None
+        fits = kept.of == self._fingerprint() and len(kept.mac) == 16 and all(c in "0123456789ABCDEF" for c in kept.mac)
+        return Pan(kept.channel, kept.pan_id, kept.mac, 0) if fits else None
+
+    def _for_memory(self, pan: Pan) -> dict[str, Json]:
+        return {"of": self._fingerprint(), "channel": pan.channel, "pan_id": pan.pan_id, "mac": pan.mac}
+
+    def _fingerprint(self) -> str:
+        """Tell one route-B ID from another without giving it away."""
+        return hashlib.sha256(self._credentials.route_b_id.encode()).hexdigest()[:8]
+
+    async def _poll_until_lost(self, session: Session, emit: Emit, waits: _Waits) -> None:
+        """Poll at once, then on every tick that can be met; raises SessionLostError or NoAnswerError."""
+        ticks, silent = Ticks(self._clock, self._settings.poll_s), 0
+        while True:
+            try:
+                await self._learn(session)
+                await self._poll(session, emit)
+                await self._fetch_half_hour(session)
+            except NoAnswerError as error:
+                self._counts["failures"] += 1
+                silent += not session.limited  # a dongle that must not send is no reason to join again
+                await self._lose(emit, str(error))
+                if silent >= SILENT_POLLS:
+                    raise
+            else:
+                silent = 0
+                waits.start_over()
+            await ticks.next()
+
+    async def _lose(self, emit: Emit, reason: str) -> None:
+        if self._reachable:
+            self._reachable = False
+            log.warning("%s: %s", self._device, reason)
+            await emit(Event(self._device, "device_lost", self._clock.boot_ms(), {"reason": reason}))
+        else:
+            log.debug("%s: %s", self._device, reason)
+
+    # What the meter says.
+
+    async def _learn(self, session: Session) -> None:
+        """Ask once what the counts stand for and who the meter is."""
+        if not self._scaled.is_set():
+            frame = await session.get(SCALING)
+            self._scaling = _scaling(frame)
+            if self._scaling is None:
+                log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
+            self._scaled.set()
+        if not self._asked_identity:
+            self._asked_identity = True
+            try:
+                self._identity = _identity(await session.get(IDENTITY))
+            except NoAnswerError as error:  # its values are wanted all the same
+                log.debug("%s: does not say who it is: %s", self._device, error)
+
+    async def _poll(self, session: Session, emit: Emit) -> None:
+        frame = await session.get([epc for epc in POLLED if epc not in self._refused])
+        at = self._clock.boot_ms()
+        values, problems = meter.readings(frame.properties, self._scaling)
+        if not any(frame.properties.values()):
+            raise NoAnswerError("the meter refuses every value asked for")
+        self._refused.update(epc for epc, edt in frame.properties.items() if not edt)
+        self._counts["polls"] += 1
+        self._counts["malformed_values"] += len(problems)
+        if not self._reachable:
+            self._reachable = True
+            log.info("%s: answers again", self._device)
+            await emit(Event(self._device, "device_back", at))
+        if values:
+            await emit(Sample(self._device, at, values))
+
+    def _hear(self, frame: Frame) -> None:
+        """Take a notification in, as it comes."""
+        try:
+            self._notifications.put_nowait(frame)
+        except asyncio.QueueFull:
+            self._counts["overflows"] += 1
+
+    async def _pass_on_notifications(self, emit: Emit) -> None:
+        while True:
+            frame = await self._notifications.get()
+            await self._scaled.wait()  # before that, counts are not energies
+            await self._pass_on_half_hour(frame, emit)
+
+    async def _pass_on_half_hour(self, frame: Frame, emit: Emit) -> None:
+        """Emit one sample for each moment that the readings of a frame name, unless they were passed on before."""
+        moments: dict[int, dict[str, Value]] = {}
+        for epc in HALF_HOURLY:
+            reading = self._half_hour(epc, frame.properties.get(epc))
+            if reading is None or reading.at is None or self._scaling is None:
+                continue
+            at_ms = round(reading.at.timestamp() * 1000)
+            if reading.count is not None and at_ms % HALF_HOUR_MS == 0 and self._last_half_hour.get(epc) != at_ms:
+                self._last_half_hour[epc] = at_ms
+                name = meter.HALF_HOUR_QUANTITIES[epc]
+                moments.setdefault(at_ms, {})[name] = self._scaling.kwh(reading.count)
+        for at_ms, values in moments.items():
+            await emit(Sample(self._device, datetime.fromtimestamp(at_ms // 1000, UTC), values))
+
+    def _half_hour(self, epc: int, edt: bytes | None) -> AtHalfHour | None:
+        if not edt:
+            return None
+        try:
+            return meter.at_half_hour(edt)
+        except FrameError as error:
+            self._counts["malformed_values"] += 1
+            log.debug("%s: EPC %02X: %s", self._device, epc, error)
+            return None
+
+    async def _fetch_half_hour(self, session: Session) -> None:
+        """Ask for the half-hourly readings at the start, and when a notification is overdue."""
+        now = self._clock.unix_ms()
+        half_hour = None if now is None else now - now % HALF_HOUR_MS
+        newest = max(self._last_half_hour.values(), default=None)
+        if self._asked_half_hour is not None and not _overdue(now, half_hour, newest, self._asked_half_hour):
+            return
+        self._asked_half_hour = half_hour or 0
+        wanted = [epc for epc in HALF_HOURLY if epc not in self._refused]
+        try:
+            frame = await session.get(wanted)
+        except NoAnswerError as error:  # the next half hour is asked for again
+            log.debug("%s: no half-hourly reading: %s", self._device, error)
+            return
+        if any(frame.properties.values()):
+            self._refused.update(epc for epc, edt in frame.properties.items() if not edt)
+        self._hear(frame)
+
+
+class _KeptPan(msgspec.Struct, frozen=True):
+    """What the memory holds of a network."""
+
+    of: str
+    channel: Annotated[int, msgspec.Meta(ge=0x21, le=0x3C)]
+    pan_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+    mac: str
+
+
+class _Waits:
+    """How long to wait before the next join: doubling, with jitter, so that a street does not join as one."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_WAIT_S
+
+    def next_s(self) -> float:
+        """Return the next wait in seconds, at least half and at most all of the step."""
+        wait_s = self._next_s * random.uniform(0.5, 1.0)
+        self._next_s = min(self._next_s * 2, LONGEST_WAIT_S)
+        return wait_s
+
+    def start_over(self) -> None:
+        """Begin again with the shortest wait."""
+        self._next_s = FIRST_WAIT_S
+
+
+def _overdue(now: int | None, half_hour: int | None, newest: int | None, asked: int) -> bool:
+    """Tell whether the reading of this half hour should have come by now and was not asked for yet."""
+    if now is None or half_hour is None or asked == half_hour:
+        return False
+    return now - half_hour >= NOTIFIED_WITHIN_MS and (newest is None or newest < half_hour)
+
+
+def _scaling(frame: Frame) -> Scaling | None:
+    """Return the scaling that an answer to E1, D3, D7 gives; None without a valid unit."""
+    unit = _optional(meter.unit_kwh, frame.properties.get(meter.UNIT))
+    given = frame.properties.get(meter.COEFFICIENT)
+    factor = _optional(meter.coefficient, given) if given else 1  # refused means 1
+    if unit is None or not factor:
+        return None
+    return Scaling(unit, factor, _optional(meter.digits, frame.properties.get(meter.DIGITS)))
+
+
+def _optional(read: Callable[[bytes], T], edt: bytes | None) -> T | None:
+    try:
+        return read(edt) if edt else None
+    except FrameError:
+        return None
+
+
+def _identity(frame: Frame) -> dict[str, str]:
+    maker, serial = (frame.properties.get(epc) or b"" for epc in IDENTITY)
+    told = {}
+    if len(maker) == 3:
+        told["maker"] = meter.MAKERS.get(maker.hex().upper(), maker.hex().upper())
+    if serial:
+        told["serial"] = meter.text(serial)
+    return told
+
+
+def _text(energy: Decimal | None) -> str | None:
+    return None if energy is None else f"{energy:f}"
+
+
+def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that says most: a fault of the driver before what a device or a port did."""
+    causes = [
+        _first_cause(failure) if isinstance(failure, BaseExceptionGroup) else failure for failure in failures.exceptions
+    ]
+    return next((cause for cause in causes if not isinstance(cause, DriverError)), causes[0])

@@ -1,0 +1,90 @@
+"""The serial port of a Wi-SUN dongle: opened exclusively, its library's errors translated once. Knows no protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections.abc import AsyncIterator
+
+import serial
+import serial_asyncio_fast
+
+from drivers.api import LinkError
+
+BAUD = 115_200
+READ_BYTES = 4096
+WRITE_S = 5.0
+"""How long a port may take no byte at all; a dongle that stops its flow for longer is stuck."""
+CLOSE_S = 1.0
+
+
+class SerialPort:
+    """An open port, as a session wants it."""
+
+    def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._name = name
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        """Return the next bytes; raises LinkError once the port is gone."""
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except (OSError, serial.SerialException) as error:
+            raise LinkError(f"{self._name}: {_first_line(error)}") from error
+        if not data:
+            raise LinkError(f"{self._name}: the port has closed")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Hand bytes to the port; raises LinkError when it is gone or takes nothing."""
+        # pyserial's non-blocking write spins while the port is full, which would stop the whole agent: ask first.
+        try:
+            async with asyncio.timeout(WRITE_S):
+                while not self._takes_bytes():  # noqa: ASYNC110  (no event tells it without a second poller)
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise LinkError(f"{self._name}: the port takes no bytes") from None
+        self._writer.write(data)
+
+    async def close(self) -> None:
+        """Release the port without waiting for what it has not sent."""
+        transport = self._writer.transport
+        if not transport.is_closing():
+            with contextlib.suppress(OSError, serial.SerialException):
+                transport.get_extra_info("serial").reset_output_buffer()
+            transport.abort()
+        with contextlib.suppress(OSError, serial.SerialException, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._writer.wait_closed()
+
+    def _takes_bytes(self) -> bool:
+        transport = self._writer.transport
+        if transport.is_closing():
+            raise LinkError(f"{self._name}: the port has closed")
+        try:
+            descriptor = transport.get_extra_info("serial").fileno()
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            return bool(poll.poll(0))
+        except (OSError, ValueError, serial.SerialException) as error:
+            raise LinkError(f"{self._name}: {_first_line(error)}") from error
+
+
+@contextlib.asynccontextmanager
+async def open_port(name: str) -> AsyncIterator[SerialPort]:
+    """Open a port for this process alone and close it in the end; raises LinkError."""
+    try:
+        reader, writer = await serial_asyncio_fast.open_serial_connection(url=name, baudrate=BAUD, exclusive=True)
+    except (OSError, ValueError, serial.SerialException) as error:
+        raise LinkError(f"{name}: {_first_line(error)}") from error
+    port = SerialPort(name, reader, writer)
+    try:
+        yield port
+    finally:
+        await port.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
