@@ -3,7 +3,7 @@
 Addresses, types, signs and "no value" patterns are written down here from the makers' documents, so that a mistake in
 the driver's maps shows. Both units show the same house. The served log holds one line for each complete set of a unit's
 quantities that one connection has fetched, written before the last answer of the set leaves; `t` and `sim` are of that
-moment. What a client fetched of a set it never completed is logged with `"partial": true`.
+moment. What a client fetched of a set it never completed is logged under `partial` in place of `values`.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ class _Round:
     def cut(self) -> None:
         """Log what was fetched of a set that stays incomplete."""
         if self._log is not None and self._values:
-            self._log.served(self._unit.device, self._values, partial=True)
+            shown = {name: str(value) if isinstance(value, Decimal) else value for name, value in self._values.items()}
+            self._log.happened(self._unit.device, partial=shown)
         self._values = {}
 
 
@@ -221,6 +222,8 @@ class InverterServer:
         self.requests: list[tuple[int, int, int, int]] = []
         """The last (unit, function, address, count or value), newest last."""
         self.writes = 0
+        self.silent: set[int] = set()
+        """Units that answer nothing, as if they had no power."""
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -245,11 +248,13 @@ class InverterServer:
             await self._server.wait_closed()
             self._server = None
 
-    def answer(self, unit_id: int, pdu: bytes, rounds: Mapping[int, _Round]) -> bytes:
-        """Return the answer to a request."""
+    def answer(self, unit_id: int, pdu: bytes, rounds: Mapping[int, _Round]) -> bytes | None:
+        """Return the answer to a request; None from a silent unit."""
         function = pdu[0]
         if function in WRITES:
             self.writes += 1
+        if unit_id in self.silent:
+            return None
         unit = self.units.get(unit_id)
         if unit is None:
             return bytes((function | 0x80, NO_UNIT))
@@ -310,7 +315,8 @@ class _Connection(asyncio.Protocol):
                 return
             pdu, self._buffer = self._buffer[HEADER.size : 6 + length], self._buffer[6 + length :]
             answer = self._server.answer(unit_id, pdu, self._rounds)
-            self._transport.write(HEADER.pack(transaction, 0, len(answer) + 1, unit_id) + answer)
+            if answer is not None:
+                self._transport.write(HEADER.pack(transaction, 0, len(answer) + 1, unit_id) + answer)
 
     def hang_up(self) -> None:
         """Close the connection at once."""

@@ -53,16 +53,13 @@ class Device:
             self.map = await self._discover(link)
         if self._planned_until_ms is None or now_ms >= self._planned_until_ms:
             self._plan(self.map, now_ms)
-        lists = [self._fast]
-        if now_ms >= self._slow_due_ms:
-            lists.append(self._slow)
-        asked = any(lists) or bool(self.refused)
-        values: dict[str, Value] = {}
-        for blocks in lists:
-            values |= await self._read_all(link, blocks)
-        if len(lists) > 1:
+        is_slow_due = now_ms >= self._slow_due_ms
+        asked = bool(self._fast or self.refused or (is_slow_due and self._slow))
+        values = await self._read_once(link)
+        if is_slow_due:
+            values |= await self._read_all(link, self._slow)
             self._slow_due_ms = now_ms + slow_every_ms
-        values |= await self._read_once(link)
+        values |= await self._read_all(link, self._fast)  # last, so that its age is the sample's
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
