@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def pytest_configure() -> None:
+    """Say that there is no event loop yet: else looptime makes one in the first plain test, and nobody closes it."""
+    asyncio.set_event_loop(None)
 
 
 def in_ci() -> bool:
