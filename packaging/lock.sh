@@ -30,5 +30,6 @@ held="--constraint requirements/test.txt"
     lock gateway-house pyproject.toml $house $held "$@"
     lock gateway-pole pyproject.toml $pole $held "$@"
     lock aggregator pyproject.toml $town $held "$@"
+    lock package pyproject.toml $house --extra ble $town $held "$@"
     lock lock requirements/lock.in "$@"
 }

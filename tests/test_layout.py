@@ -127,6 +127,7 @@ def test_every_direct_dependency_is_pinned_where_it_is_needed(root):
         "gateway-house": ["agent", "route-b", "modbus"],
         "gateway-pole": ["agent", "ble"],
         "aggregator": ["aggregator", "postgresql"],
+        "package": ["agent", "route-b", "modbus", "ble", "aggregator", "postgresql"],
         "demo": ["agent", "route-b", "modbus", "ble", "aggregator", "simulators", "demo"],
     }
     for name, extras in needed.items():
