@@ -358,7 +358,7 @@ async def walk(bluez: BlueZ, one: Walk, clock: SimulatedClock, log: ServedLog) -
         if bluez.listening:
             enters_ms = now_ms if enters_ms is None else enters_ms
             packets += 1
-        if number == len(one.packets) and enters_ms is not None:
+        if number == len(one.packets) and enters_ms is not None and packets > 1:
             told = {"tag": one.tag.pseudonym, "enters": enters_ms, "leaves": now_ms, "packets": packets}
             log.happened("tags", walk=told)
         send(bluez, one.tag, packet.rssi, now_ms)

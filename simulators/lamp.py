@@ -76,17 +76,23 @@ class LampServer:
         function = pdu[0]
         if unit != self.unit:
             return bytes((function | 0x80, _NO_UNIT))
-        if function in {_READ_HOLDING, _READ_INPUT}:
-            return self._read(function, pdu)
-        if function == _WRITE_ONE and len(pdu) == 5:
-            address, value = struct.unpack(">HH", pdu[1:])
-            return self._write(function, address, [value], pdu)
-        if function == _WRITE_MANY and len(pdu) >= 6:
-            address, count, size = struct.unpack(">HHB", pdu[1:6])
-            if size != 2 * count or len(pdu) != 6 + size:
-                return bytes((function | 0x80, _ILLEGAL_VALUE))
-            return self._write(function, address, list(struct.unpack(f">{count}H", pdu[6:])), pdu[:5])
-        return bytes((function | 0x80, _ILLEGAL_FUNCTION))
+        handlers = {_READ_HOLDING: self._read, _READ_INPUT: self._read, _WRITE_ONE: self._one, _WRITE_MANY: self._many}
+        handler = handlers.get(function)
+        return bytes((function | 0x80, _ILLEGAL_FUNCTION)) if handler is None else handler(function, pdu)
+
+    def _one(self, function: int, pdu: bytes) -> bytes:
+        if len(pdu) != 5:
+            return bytes((function | 0x80, _ILLEGAL_VALUE))
+        address, value = struct.unpack(">HH", pdu[1:])
+        return self._write(function, address, [value], pdu)
+
+    def _many(self, function: int, pdu: bytes) -> bytes:
+        if len(pdu) < 6:
+            return bytes((function | 0x80, _ILLEGAL_VALUE))
+        address, count, size = struct.unpack(">HHB", pdu[1:6])
+        if size != 2 * count or len(pdu) != 6 + size:
+            return bytes((function | 0x80, _ILLEGAL_VALUE))
+        return self._write(function, address, list(struct.unpack(f">{count}H", pdu[6:])), pdu[:5])
 
     def _read(self, function: int, pdu: bytes) -> bytes:
         if len(pdu) != 5:
