@@ -32,7 +32,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def test_a_house_at_ten_seconds_costs_little_and_reads_at_once(home) -> None:
+async def test_a_house_at_ten_seconds_costs_little_and_reads_at_once(home, record_property) -> None:
     town = Town(home)
     house = town.house_simulators("--radio-time", "0")
     agent = town.house_agent(poll_s=10, write_after=10, sine=False)
@@ -45,7 +45,8 @@ async def test_a_house_at_ten_seconds_costs_little_and_reads_at_once(home) -> No
         await asyncio.sleep(WATCH_S)
         share = (cpu_seconds(agent.pid) - used) / (time.monotonic() - began)
         memory = resident_mib(agent.pid)
-        print(f"agent: {memory:.1f} MiB resident, {share:.2%} of a core")
+        record_property("agent_resident_mib", round(memory, 1))
+        record_property("agent_cpu_share", round(share, 4))
 
         read = town.python("read", "edge_agent", "read", "--json", home / f"{HOUSE}.yaml")
         began = time.monotonic()
