@@ -235,7 +235,7 @@ def secret_folders(secrets_directory: str | None, environment: Mapping[str, str]
 def read_secret(name: str, folders: list[Path]) -> str:
     """Return a secret's text without its last line end, and hide it from all logs; raises MissingSecretError."""
     if not _SECRET_NAME.fullmatch(name):
-        raise ConfigError("secret", "not the name of a secret", "use a file's name without a folder", name)
+        raise ConfigError("", "not the name of a secret", "use a file's name without a folder", name)
     for folder in folders:
         try:
             with (folder / name).open("rb") as file:
@@ -244,11 +244,12 @@ def read_secret(name: str, folders: list[Path]) -> str:
             continue
         except OSError as error:
             problem = f"the secret cannot be read from {folder} ({error.strerror})"
-            raise MissingSecretError("secret", problem, "check the file's owner and rights", name) from error
+            raise MissingSecretError("", problem, "check the file's owner and rights", name) from error
         return _secret_text(name, raw)
-    places = " or ".join(map(str, folders)) or "no folder: neither secrets_directory nor systemd credentials are set"
-    remedy = f"put it into a file of that name in {places}" if folders else "set secrets_directory"
-    raise MissingSecretError("secret", f"the secret is not in {places}", remedy, name)
+    if not folders:
+        raise MissingSecretError("", "the secret has no folder to be in", "set secrets_directory", name)
+    places = " or ".join(map(str, folders))
+    raise MissingSecretError("", f"the secret is not in {places}", "put it into a file of that name there", name)
 
 
 def _secret_text(name: str, raw: bytes) -> str:
@@ -257,7 +258,7 @@ def _secret_text(name: str, raw: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text or len(raw) > MAX_SECRET_BYTES:
-        raise ConfigError("secret", "the file is empty, too long or not text", "write the secret alone into it", name)
+        raise ConfigError("", "the file is empty, too long or not text", "write the secret alone into it", name)
     SECRETS.add(text)
     return text
 

@@ -1,0 +1,64 @@
+"""Entry points, imported only when a configuration names them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from drivers.api import ConfigError, Context
+from drivers.contract import FastClock
+from drivers.quantities import QUANTITIES
+from edge_agent import registry
+
+CONTEXT = Context("wave", FastClock(), str)
+
+
+def test_every_shipped_driver_is_offered():
+    assert {"sine", "route_b", "modbus", "ble_tags", "lamp"} <= set(registry.names(registry.DRIVERS))
+
+
+def test_a_driver_is_built_from_its_own_table():
+    assert registry.build({"driver": "sine", "poll_s": 2}, CONTEXT).devices == ("wave",)
+
+
+@pytest.mark.parametrize("named", ["sines", "", None, 7, ["sine"], "os.system"])
+def test_a_driver_that_is_not_installed_says_which_are(named):
+    with pytest.raises(ConfigError) as caught:
+        registry.build({"driver": named}, CONTEXT)
+    assert caught.value.key == "driver"
+    assert "sine" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"), [("serial", "edge-gateway[route-b]"), ("bleak.backends", "edge-gateway[ble]")]
+)
+def test_a_missing_package_names_the_extra_that_brings_it(package, remedy):
+    point = next(point for point in registry.metadata.entry_points(group=registry.DRIVERS) if point.name == "sine")
+    assert remedy in registry._remedy(package, point)
+
+
+def test_a_driver_without_its_packages_is_a_configuration_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "drivers.sine", None)  # what import does for a module that is not there
+    with pytest.raises(ConfigError) as caught:
+        registry.load(registry.DRIVERS, "sine")
+    assert "install it" in caught.value.remedy
+
+
+def test_only_the_driver_that_is_named_is_imported():
+    program = (
+        "import sys; from edge_agent import registry; from drivers.api import Context\n"
+        "registry.names(registry.DRIVERS); registry.build({'driver': 'sine'}, Context('wave', None, str))\n"
+        "print(sorted(m for m in sys.modules if m in {'serial', 'pymodbus', 'bleak', 'drivers.route_b.driver'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_shared_vocabulary_is_always_known():
+    assert registry.vocabulary(["sine", "nobody's"]) == QUANTITIES
+
+
+def test_a_summary_says_what_a_driver_is_and_where_it_comes_from():
+    summary = registry.summary("sine")
+    assert summary["says"].startswith("A driver without a device")
+    assert summary["from"].startswith("edge-gateway ")
