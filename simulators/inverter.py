@@ -255,24 +255,29 @@ class InverterServer:
             self.writes += 1
         if unit_id in self.silent:
             return None
-        unit = self.units.get(unit_id)
-        if unit is None:
-            return bytes((function | 0x80, NO_UNIT))
-        if function != READ_HOLDING:
-            return bytes((function | 0x80, ILLEGAL_FUNCTION))
-        if len(pdu) != 5:
-            return bytes((function | 0x80, ILLEGAL_VALUE))
+        code = self._refusal(unit_id, pdu)
+        if code:
+            return bytes((function | 0x80, code))
         address, count = struct.unpack(">HH", pdu[1:])
-        self._note(unit_id, function, address, count)
-        if not 1 <= count <= MOST_REGISTERS:
-            return bytes((function | 0x80, ILLEGAL_VALUE))
-        found = unit.read(address, count, self.balance())
+        found = self.units[unit_id].read(address, count, self.balance())
         if found is None:
             return bytes((function | 0x80, ILLEGAL_ADDRESS))
         registers, values = found
         if values:
             rounds[unit_id].served(values)
         return bytes((function, len(registers))) + registers
+
+    def _refusal(self, unit_id: int, pdu: bytes) -> int:
+        """Return the exception code of a request that is none of ours; 0 for a read."""
+        if unit_id not in self.units:
+            return NO_UNIT
+        if pdu[0] != READ_HOLDING:
+            return ILLEGAL_FUNCTION
+        if len(pdu) != 5:
+            return ILLEGAL_VALUE
+        address, count = struct.unpack(">HH", pdu[1:])
+        self._note(unit_id, pdu[0], address, count)
+        return 0 if 1 <= count <= MOST_REGISTERS else ILLEGAL_VALUE
 
     def rounds(self) -> dict[int, _Round]:
         """Return what a new connection keeps of its fetching."""

@@ -146,7 +146,7 @@ def _float(raw: int, encoding: Encoding, exponent: int | None) -> Value:
     if exponent is None or not math.isfinite(number):
         return None
     value = Decimal(_shortest_float32(number)) * encoding.scale.scaleb(exponent)
-    return (-value if encoding.negate else value) + 0  # + 0 turns -0 into 0
+    return (-value if encoding.negate else value) or Decimal(0)  # never -0
 
 
 def _shortest_float32(number: float) -> str:
