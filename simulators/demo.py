@@ -169,7 +169,9 @@ def _lay_out(plan: Plan) -> None:
     shutil.rmtree(HOME, ignore_errors=True)
     (HOME / "secrets").mkdir(parents=True)
     HOME.chmod(0o700)
-    (HOME / "secrets" / "route-b").write_text(json.dumps(CREDENTIALS))
+    credentials = HOME / "secrets" / "route-b"
+    credentials.touch(mode=0o600)
+    credentials.write_text(json.dumps(CREDENTIALS))
     simulation = {"start": plan.start.isoformat(), "speed": plan.speed, "since": plan.since_s}
     for name in ("demo.yaml", "demo-pole.yaml"):
         _save(name, _load(name) | {"simulation": simulation})
