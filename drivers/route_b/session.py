@@ -346,6 +346,8 @@ class Session:
         match event.number:
             case 0x20:
                 self._beacons += 1
+            case 0x21 if self._joining is not None:
+                self._settle_command()
             case 0x21 if event.parameter == 1:
                 self._settle_request(None)
             case 0x22:
@@ -391,8 +393,13 @@ class Session:
         if request is None or request.outcome.done():
             return
         request.outcome.set_result(outcome)
-        if isinstance(outcome, Frame) and self._answer is not None and not self._answer.done.done():
-            self._answer.done.set_result("OK")  # an answer proves that the request left, should its OK be lost
+        if isinstance(outcome, Frame):
+            self._settle_command()
+
+    def _settle_command(self) -> None:
+        """Take for an OK what proves that the dongle carries the command out, should the OK itself not come."""
+        if self._answer is not None and not self._answer.done.done() and not self._answer.expects:
+            self._answer.done.set_result("OK")
 
     def _take_datagram(self, datagram: Datagram) -> None:
         ports = (datagram.remote_port, datagram.local_port)

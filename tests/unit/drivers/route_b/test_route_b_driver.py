@@ -1,0 +1,494 @@
+"""The whole driver on a real pseudo-terminal: joins, polls, losses, refusals, unplugging, secrets."""
+
+import asyncio
+import logging
+from decimal import Decimal
+
+import pytest
+
+from drivers.api import ConfigError, Context, LinkError, RefusedError
+from drivers.route_b import driver as driver_module
+from drivers.route_b.driver import RouteB, create, parse_credentials
+from drivers.route_b.echonet import FrameError
+
+SCALING = "62" + "03E100D300D700"
+C02 = "1081000102880105FF017302EA0B07E70C13001E000000458EEB0B07E70C13001E0000000015"
+H01 = "1081029F02880105FF017402EA0B07E501121200000000FBD2EB0B07E5011212000000000009"
+H02 = "1081029F05FF010288017A02EA00EB00"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(driver_module, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.1)
+
+
+@pytest.mark.parametrize("kind", ["dongle", "a1_dongle"])
+async def test_a_meter_behind_either_dialect_is_read_exactly(kind, request, working):
+    dongle = request.getfixturevalue(kind)
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        assert bench.samples[0].device == "meter"
+        assert bench.samples[0].values == {
+            "grid_power_w": 929,
+            "current_r_a": 7.0,
+            "current_t_a": 4.0,
+            "import_energy_kwh": Decimal("4757.5"),
+            "export_energy_kwh": Decimal("1.1"),
+        }
+        assert isinstance(bench.samples[0].values["import_energy_kwh"], Decimal)
+        assert bench.driver.describe() == {
+            "meter": {
+                "maker": "Toshiba",
+                "serial": "F24G366505",
+                "unit_kwh": "0.1",
+                "coefficient": 1,
+                "modulus_kwh": "100000.0",
+            }
+        }
+        status = bench.driver.status()
+        assert (status["state"], status["dialect"], status["joins"]) == ("joined", dongle.dialect, 1)
+        assert status["rssi_dbm"] == (-79.5 if dongle.dialect == "C2" else -43.5)
+        assert bench.events == []
+
+
+async def test_one_request_asks_for_all_four_values_on_every_tick(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: len(bench.samples) >= 5)
+    polls = [data for data in dongle.requests if data[10:] == bytes.fromhex("6204E700E800E000E300")]
+    assert len(polls) >= 5
+    assert sum(data[10:] == bytes.fromhex(SCALING) for data in dongle.requests) == 1
+    ticks = [sample.at // 10_000 for sample in bench.samples[1:]]
+    assert ticks == sorted(set(ticks))  # at most one sample a tick, however late its answer
+
+
+async def test_at_six_hundredfold_speed_the_driver_keeps_up(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        begin = bench.samples[0].at
+        await bench.until(lambda: len(bench.samples) >= 40)
+    spent = (bench.samples[-1].at - begin) / 10_000
+    assert spent < 2 * 40  # at least every other tick even on a busy machine
+    assert bench.events == []
+
+
+async def test_a_known_network_is_joined_without_a_scan(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+    memory = bench.memory
+    assert memory.kept["pan"] == {"of": "4c8a1c1d", "channel": 0x31, "pan_id": 0x6677, "mac": "0011223344556677"} | {
+        "of": memory.kept["pan"]["of"]
+    }
+    dongle.commands.clear()
+    async with working(dongle, memory) as again:
+        await again.until(lambda: again.samples)
+    assert dongle.count("SKSCAN") == 0
+    assert dongle.count("SKJOIN") == 1
+
+
+async def test_a_remembered_network_that_is_gone_is_scanned_for(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+    refusals = iter(["OK\r\nEVENT 24 FE80:0000:0000:0000:0211:2233:4455:6677 0\r\n"])
+    dongle.answers["SKJOIN"] = lambda: next(refusals, dongle._usual("SKJOIN"))
+    dongle.commands.clear()
+    async with working(dongle, bench.memory) as again:
+        await again.until(lambda: again.samples)
+    assert (dongle.count("SKJOIN"), dongle.count("SKSCAN")) == (2, 1)
+    assert again.events == []
+
+
+@pytest.mark.parametrize("kept", [17, {"channel": 1}, {"of": "x", "channel": 0x31, "pan_id": 1, "mac": "ZZ"}, "x" * 99])
+async def test_a_memory_that_makes_no_sense_is_not_used(kept, dongle, working):
+    async with working(dongle) as bench:
+        bench.memory.kept["pan"] = kept
+        await bench.until(lambda: bench.samples)
+    assert dongle.count("SKSCAN") == 1
+
+
+async def test_a_refused_coefficient_means_one_and_refused_values_are_not_asked_again(dongle, working):
+    del dongle.values[0xD3], dongle.values[0xE3]
+    async with working(dongle) as bench:
+        await bench.until(lambda: len(bench.samples) >= 3)
+        assert bench.driver.status()["refused"] == ["E3"]
+    assert [set(sample.values) for sample in bench.samples] == [
+        {"grid_power_w", "current_r_a", "current_t_a", "import_energy_kwh"}
+    ] * len(bench.samples)
+    assert bench.samples[0].values["import_energy_kwh"] == Decimal("4757.5")
+    assert dongle.requests[-1][10:] in (bytes.fromhex("6203E700E800E000"), bytes.fromhex("6202EA00EB00"))
+
+
+async def test_values_that_the_meter_does_not_have_are_none_never_zero(dongle, working):
+    dongle.values |= {0xE7: "7FFFFFFE", 0xE8: "00467FFE", 0xE0: "FFFFFFFE", 0xE3: "000B"}
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        assert bench.driver.status()["malformed_values"] >= 1
+    assert bench.samples[0].values == {
+        "grid_power_w": None,
+        "current_r_a": 7.0,
+        "current_t_a": None,
+        "import_energy_kwh": None,
+        "export_energy_kwh": None,
+    }
+
+
+async def test_a_meter_without_a_valid_unit_gives_power_but_no_energy(dongle, working):
+    dongle.values[0xE1] = "05"
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+    assert set(bench.samples[0].values) == {"grid_power_w", "current_r_a", "current_t_a"}
+    assert bench.half_hours == []
+
+
+async def test_a_silent_meter_yields_no_sample_and_one_event_until_it_is_back(dongle, working):
+    async with working(dongle, answer_timeout_s=0.05) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.deaf = True
+        await bench.until(lambda: bench.events)
+        seen = len(bench.samples)
+        await dongle.until(lambda: dongle.count("SKJOIN") >= 2)  # three silent polls, then a new join
+        assert len(bench.samples) == seen
+        dongle.deaf = False
+        await bench.until(lambda: len(bench.samples) > seen)
+    assert [event.kind for event in bench.events] == ["device_lost", "device_back"]
+    assert bench.events[0].data["reason"]
+
+
+@pytest.mark.parametrize("number", [26, 27, 28])
+async def test_an_ended_session_is_joined_again(number, dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.event(number)
+        await dongle.until(lambda: dongle.count("SKJOIN") == 2)
+        seen = len(bench.samples)
+        await bench.until(lambda: len(bench.samples) > seen)
+    assert dongle.count("SKSCAN") == 1
+    assert [event.kind for event in bench.events] == ["device_lost", "device_back"]
+
+
+@pytest.mark.parametrize(("stop", "go"), [(29, 25), (32, 33)])
+async def test_while_the_dongle_must_not_send_nothing_is_sent(stop, go, dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.event(stop)
+        dongle.event(21, "00")
+        await asyncio.sleep(0.02)  # let a request that was under way end
+        sent = len(dongle.requests)
+        await asyncio.sleep(0.1)
+        assert len(dongle.requests) == sent
+        dongle.event(go)
+        await dongle.until(lambda: len(dongle.requests) > sent)
+    assert dongle.count("SKJOIN") == 1
+    assert bench.events == []
+
+
+async def test_a_session_that_is_not_renewed_is_joined_again(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.event(29)
+        dongle.event(24)
+        await dongle.until(lambda: dongle.count("SKJOIN") == 2)
+
+
+async def test_a_meter_that_answers_the_join_and_declines_has_refused(dongle, working):
+    def decline():
+        dongle.say("OK\r\n")
+        dongle.pana()
+        dongle.event(24)
+
+    dongle.answers["SKJOIN"] = decline
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.error)
+    assert isinstance(bench.error, RefusedError)
+    assert dongle.count("SKJOIN") == 1
+    assert [event.kind for event in bench.events] == ["device_lost"]
+
+
+async def test_a_join_without_any_answer_is_tried_again_not_called_refused(dongle, working):
+    dongle.answers["SKJOIN"] = lambda: (dongle.say("OK\r\n"), dongle.event(24))[0]
+    async with working(dongle) as bench:
+        await dongle.until(lambda: dongle.count("SKJOIN") >= 3)
+        assert bench.error is None
+    assert [event.kind for event in bench.events] == ["device_lost"]
+
+
+async def test_a_session_that_is_still_open_is_closed_before_the_join(dongle, working):
+    replies = iter(["FAIL ER05\r\n"])
+    dongle.answers["SKJOIN"] = lambda: next(replies, dongle._usual("SKJOIN"))
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+    assert dongle.count("SKTERM") == 1
+
+
+async def test_a_meter_that_does_not_show_in_any_scan_is_lost_once(dongle, working, monkeypatch):
+    monkeypatch.setattr("drivers.route_b.session.Timeouts.late_beacon_s", 0.0, raising=False)
+    monkeypatch.setattr("drivers.route_b.session.SCAN_DURATIONS", range(4, 6))
+    dongle.answers["SKSCAN"] = "OK\r\nEVENT 22 FE80:0000:0000:0000:021D:1291:0004:E578 0\r\n"
+    async with working(dongle) as bench:
+        await dongle.until(lambda: dongle.count("SKSCAN") >= 3)
+    assert [line for line in dongle.commands if line.startswith("SKSCAN")][:3] == [
+        "SKSCAN 2 FFFFFFFF 4 0",
+        "SKSCAN 2 FFFFFFFF 5 0",
+        "SKSCAN 2 FFFFFFFF 4 0",
+    ]
+    assert [event.kind for event in bench.events] == ["device_lost"]
+
+
+async def test_half_hourly_readings_are_timed_by_the_meter_and_passed_on_once(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.half_hours)
+        dongle.datagram(C02)
+        dongle.datagram(C02)
+        await bench.until(lambda: len(bench.half_hours) >= 2)
+        seen = len(bench.samples)
+        await bench.until(lambda: len(bench.samples) > seen + 2)
+    first, second = bench.half_hours
+    assert first.at.isoformat() == "2026-05-31T15:00:00+00:00"
+    assert first.values == {"import_energy_at_30min_kwh": Decimal("10.0"), "export_energy_at_30min_kwh": Decimal("0.3")}
+    assert second.at.isoformat() == "2023-12-18T15:30:00+00:00"
+    assert second.values == {
+        "import_energy_at_30min_kwh": Decimal("1780.6"),
+        "export_energy_at_30min_kwh": Decimal("2.1"),
+    }
+
+
+async def test_a_notification_that_wants_an_answer_gets_it(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.datagram(H01)
+        await dongle.until(lambda: bytes.fromhex(H02) in dongle.requests)
+        await bench.until(lambda: len(bench.half_hours) == 2)
+
+
+async def test_a_half_hour_that_was_not_notified_is_asked_for_five_minutes_later(dongle, working):
+    # Simulated time starts at 00:00:00; the reading of 00:30 is due by 00:35, 3.5 s later at this speed.
+    async with working(dongle, speed=1800) as bench:
+        await bench.until(lambda: bench.half_hours)
+        asked = bytes.fromhex("6202EA00EB00")
+        assert sum(data[10:] == asked for data in dongle.requests) == 1
+        dongle.values |= {0xEA: "07EA060100001E00000065", 0xEB: "07EA060100001E00000003"}
+        dongle.values |= {0xEA: "07EA0601001E0000000065", 0xEB: "07EA0601001E0000000003"}
+        await bench.until(lambda: len(bench.half_hours) == 2)
+        assert bench.clock.unix_ms() % 1_800_000 >= 300_000
+        assert bench.half_hours[1].at.isoformat() == "2026-05-31T15:30:00+00:00"
+        assert sum(data[10:] == asked for data in dongle.requests) == 2
+
+
+async def test_a_half_hour_out_of_step_or_broken_is_dropped_and_counted(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.half_hours)
+        dongle.datagram("1081000102880105FF017301EA0B07E70C13001E010000458E")  # one second late
+        dongle.datagram("1081000102880105FF017301EA0B07E70D13001E000000458E")  # month 13
+        dongle.datagram("1081000102880105FF017301EA0B07E70C13001E00FFFFFFFE")  # no count
+        dongle.datagram("1081000102880105FF017301EA05FFFFFFFFFF")
+        dongle.datagram(C02)
+        await bench.until(lambda: len(bench.half_hours) >= 2)
+        assert bench.driver.status()["malformed_values"] == 2
+    assert len(bench.half_hours) == 2
+
+
+async def test_strangers_and_late_answers_change_nothing(dongle, working):
+    forged = "1081{tid:04X}02880105FF017204E70400009999E80400460028E0040000B9D7E3040000000B"
+
+    def answer(data):
+        tid = int.from_bytes(data[2:4], "big")
+        dongle.event(21, "00")
+        dongle.say("OK\r\n")
+        dongle.datagram(forged.format(tid=tid), mac="0011223344556678")
+        dongle.datagram(forged.format(tid=tid), secured=0)
+        dongle.datagram(forged.format(tid=tid), port="0E1B")
+        dongle.datagram(forged.format(tid=(tid + 1) & 0xFFFF))
+        dongle.datagram(forged.format(tid=tid).replace("028801", "028802"))
+        dongle.datagram(forged.format(tid=tid).replace("0172", "0171"))
+        dongle.datagram("108100")
+        dongle.datagram(dongle.answer_to(data))
+
+    dongle.answers["SKSENDTO"] = answer
+    async with working(dongle) as bench:
+        await bench.until(lambda: len(bench.samples) >= 3)
+        status = bench.driver.status()
+    assert {sample.values["grid_power_w"] for sample in bench.samples} == {929}
+    assert status["strangers"] >= 9
+    assert status["late"] >= 6
+    assert status["malformed"] >= 3
+
+
+async def test_noise_between_the_lines_costs_nothing_but_itself(dongle, working):
+    def answer(data):
+        dongle.say(b"\xff\x00ERXUDP \r\n" + bytes(range(14, 200)) + b"\r\nEVENT zz\r\nERX")
+        dongle.say("\r\n")
+        dongle.reply(data)
+
+    dongle.answers["SKSENDTO"] = answer
+    async with working(dongle) as bench:
+        await bench.until(lambda: len(bench.samples) >= 5)
+    assert bench.events == []
+
+
+async def test_an_unplugged_dongle_ends_the_run_with_link_error(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.unplug()
+        await bench.until(lambda: bench.error)
+    assert isinstance(bench.error, LinkError)
+    assert [event.kind for event in bench.events] == ["device_lost"]
+    assert bench.driver.status()["state"] == "closed"
+
+
+async def test_a_port_with_no_dongle_is_a_link_error_in_seconds(dongle, working):
+    dongle.answers["SKVER"] = None
+    async with working(dongle, command_timeout_s=0.05) as bench:
+        bench.driver._timeouts = driver_module.Timeouts(wake_s=0.05, late_beacon_s=0.01)
+        await bench.until(lambda: bench.error)
+    assert isinstance(bench.error, LinkError)
+    assert dongle.count("SKVER") == 3
+
+
+async def test_a_dongle_left_in_the_middle_of_a_request_is_freed(dongle, working):
+    replies = iter([None, None])
+    dongle.answers["SKVER"] = lambda: next(replies, dongle._usual("SKVER"))
+    async with working(dongle) as bench:
+        bench.driver._timeouts = driver_module.Timeouts(wake_s=0.05, late_beacon_s=0.01)
+        await bench.until(lambda: bench.samples)
+
+
+async def test_a_missing_port_and_a_busy_port_are_link_errors(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        async with working(dongle) as second:
+            await second.until(lambda: second.error)
+        assert isinstance(second.error, LinkError)
+        async with working(dongle, port="/dev/does-not-exist") as third:
+            await third.until(lambda: third.error)
+        assert isinstance(third.error, LinkError)
+        seen = len(bench.samples)
+        await bench.until(lambda: len(bench.samples) > seen)
+
+
+async def test_a_cancelled_driver_stops_at_once_and_frees_the_port(dongle, working):
+    loop = asyncio.get_running_loop()
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        began = loop.time()
+    assert loop.time() - began < 1
+    assert bench.events == []
+    async with working(dongle) as again:
+        await again.until(lambda: again.samples)
+
+
+async def test_no_secret_reaches_a_log_an_event_or_the_status(dongle, working, caplog):
+    caplog.set_level(logging.DEBUG)
+    secrets = ("00112233445566778899AABBCCDDEEFF", "0123456789AB", "CCDDEEFF", "30303131323233333434")
+
+    def echoing(command):
+        return lambda: f"{command}\r\nOK\r\n"
+
+    id_command, password_command = f"SKSETRBID {secrets[0]}", f"SKSETPWD C {secrets[1]}"
+    dongle.answers |= {id_command: echoing(id_command), password_command: f"{password_command[4:]}\r\nOK\r\n"}
+
+    def decline():
+        dongle.say("OK\r\n")
+        dongle.pana()
+        dongle.say(b"X" + bytes(3))
+        dongle.pana()
+        dongle.say(f"RXUDP x 02CC 02CC {(b'SM' + secrets[0].encode()).hex().upper()}\r\n")
+        dongle.event(24)
+
+    dongle.answers["SKJOIN"] = decline
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.error)
+        status = bench.driver.status()
+    assert "EVENT 24" in caplog.text
+    assert isinstance(bench.error, RefusedError)
+    shown = f"{caplog.text} {bench.items} {status} {bench.memory.kept} {bench.error!r} {bench.driver._credentials!r}"
+    for secret in secrets:
+        assert secret not in shown.upper()
+
+
+def context(secret):
+    return Context("meter", None, secret)
+
+
+TABLE = {"port": "/dev/ttyUSB0", "credentials": "route-b"}
+
+
+def test_building_a_driver_opens_nothing_and_names_its_device():
+    good = '{"id": "00112233445566778899aabbccddeeff", "password": "0123456789AB"}'
+    driver = create(context(lambda name: good), TABLE)
+    assert isinstance(driver, RouteB)
+    assert driver.devices == ("meter",)
+    assert create(context(lambda name: good), TABLE | {"device": "grid"}).devices == ("grid",)
+    assert driver.describe() == {}
+    assert driver.status()["state"] == "closed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "00112233445566778899AABBCCDDEEFF", "password": "0123456789Ab"}',
+        '{"id": "0011 2233 4455 6677 8899 AABB CCDD EEFF", "password": " 0123 4567 89Ab "}',
+        '{"id": "００１１２２３３　４４５５６６７７　８８９９ＡＡＢＢ　ｃｃｄｄｅｅｆｆ", "password": "０１２３４５６７８９Ａｂ"}',
+    ],
+)
+def test_credentials_may_be_typed_as_the_letter_prints_them(text):
+    credentials = parse_credentials(text)
+    assert (credentials.route_b_id, credentials.password) == ("00112233445566778899AABBCCDDEEFF", "0123456789Ab")
+    assert repr(credentials) == "Credentials()"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "7", "[" * 100_000, '{"id": "00", "password": "0123456789AB"}', '{"id": 7}', '{"password": null}']
+    + ['{"id": "00112233445566778899AABBCCDDEEFG", "password": "0123456789AB"}']
+    + ['{"id": "00112233445566778899AABBCCDDEEFF", "password": "SECRET-12345"}'],
+)
+def test_credentials_that_cannot_be_are_a_configuration_error_that_does_not_show_them(text):
+    with pytest.raises(ConfigError) as caught:
+        create(context(lambda name: text), TABLE)
+    assert caught.value.key == "credentials"
+    assert "0123456789AB" not in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_missing_credentials_are_a_configuration_error():
+    with pytest.raises(ConfigError, match="the secret is missing"):
+        create(context({}.__getitem__), TABLE)
+
+    def absent(name):
+        raise ConfigError("secret", "the secret is not in /etc", "put it there", name)
+
+    with pytest.raises(ConfigError, match=r"credentials\.secret"):
+        create(context(absent), TABLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"poll_s": 1}, "poll_s"),
+        ({"port": ""}, "port"),
+        ({"pots": 1}, "pots"),
+        ({"join_timeout_s": 0}, "join_timeout_s"),
+    ],
+)
+def test_a_wrong_setting_is_named(change, key):
+    with pytest.raises(ConfigError) as caught:
+        create(context(lambda name: ""), TABLE | change)
+    assert caught.value.key == key
+
+
+def test_waits_between_joins_grow_to_the_ceiling_with_jitter_and_start_over(monkeypatch):
+    monkeypatch.undo()
+    waits = driver_module._Waits()
+    grown = [waits.next_s() for _ in range(12)]
+    assert 2.5 <= grown[0] <= 5
+    assert 150 <= grown[-1] <= 300
+    waits.start_over()
+    assert waits.next_s() <= 5
+
+
+def test_a_fault_of_the_driver_is_told_before_what_a_device_did():
+    bug = KeyError("bug")
+    group = BaseExceptionGroup("", [LinkError("gone"), BaseExceptionGroup("", [FrameError("x", 1), bug])])
+    assert driver_module._first_cause(group) in (bug, group.exceptions[0])
+    assert driver_module._first_cause(BaseExceptionGroup("", [LinkError("gone"), bug])) is bug
