@@ -47,6 +47,7 @@ BITS_PER_CHARACTER = 11
 QUIET_CHARACTERS = 3.5
 FASTEST_QUIET_MS = 1.75
 """Between RTU frames: 3.5 characters, above 19200 baud 1.75 ms (Modbus over Serial Line 1.02, 2.5.1.1)."""
+CONVERTER_QUIET_MS = 20
 
 
 class SilentError(LinkError):
@@ -76,6 +77,11 @@ class TcpEndpoint:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def quiet_ms(self) -> float:
+        """The pause between requests; a converter needs one to end its frames, whatever the speed behind it."""
+        return CONVERTER_QUIET_MS if self.framing == "rtu" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +117,9 @@ class Link:
     """An endpoint that is opened, read and closed; it opens nothing by itself and never writes a register."""
 
     def __init__(self, endpoint: Endpoint, clock: Clock, *, gap_ms: float = 0, connect_delay_ms: float = 0) -> None:
-        quiet_ms = endpoint.quiet_ms if isinstance(endpoint, SerialEndpoint) else 0
         self.endpoint = endpoint
         self._clock = clock
-        self._gap_ms = math.ceil(max(gap_ms, quiet_ms))
+        self._gap_ms = math.ceil(max(gap_ms, endpoint.quiet_ms))
         self._connect_delay_ms = connect_delay_ms
         self._lock = asyncio.Lock()
         self._client: ModbusBaseClient | None = None
