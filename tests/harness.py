@@ -29,6 +29,8 @@ HOUSE = "house-001"
 POLE = "pole-001"
 AREA = "0720400"
 START_WITHIN_S = 30.0
+METER_POLL_S = 10.0
+"""A meter is not asked more often."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Town:
                 "driver": "route_b",
                 "port": str(self.home / "meter"),
                 "credentials": "route-b",
-                "poll_s": poll_s,
+                "poll_s": max(poll_s, METER_POLL_S),
             },
             "inverter": {
                 "driver": "modbus",

@@ -73,8 +73,14 @@ async def test_the_passages_are_the_walks(home, require) -> None:
         ]
         assert len(mine) == 1, (walk, left)
         assert abs(mine[0]["first"] - walk["enters"]) < TOLERANCE_MS
-    arrived = [event for event in found if event["kind"] == "tag_arrived" and event["utc_ms"] <= newest]
-    assert len(arrived) == len(left)
+        arrived = [
+            event
+            for event in found
+            if event["kind"] == "tag_arrived"
+            and event["tag"] == walk["tag"]
+            and abs(event["utc_ms"] - walk["enters"]) < TOLERANCE_MS
+        ]
+        assert len(arrived) == 1, (walk, found)
     assert any(event["kind"] == "lamp_changed" and event["data"]["level"] == 5 for event in events["events"])
     assert no_stranger(town)
 

@@ -35,7 +35,7 @@ async def test_five_minutes_without_broker_lose_and_double_nothing(home) -> None
         await online(town, HOUSE)
 
         def live() -> bool:
-            newest = max((row.at for row in rows(town.database, HOUSE) if row.device == "meter"), default=0)
+            newest = max((row.at for row in rows(town.database, HOUSE) if row.device == "inverter"), default=0)
             return newest > back
 
         reconnected = time.monotonic()
