@@ -63,7 +63,7 @@ class BleTags:
         self._device = context.name
         self._clock = context.clock
         self._settings = settings
-        self._scanner = Scanner(check_adapter(settings.adapter), self._heard)
+        self._scanner = Scanner(check_adapter(settings.adapter), self._heard, self._deaf)
         self._list = AllowList()
         self._told: bytes | None = None
         self._queue: deque[tuple[str, int, int | None]] = deque()
@@ -108,7 +108,7 @@ class BleTags:
                 await emit(Event(self._device, "device_lost", self._now(), {"reason": str(error)}), {saved.LOST: True})
             raise
         finally:
-            self._passages.deaf(self._now())
+            self._deaf()
             self._hearing = False
             await self._scanner.stop()
             await self._remember(memory)
@@ -170,7 +170,7 @@ class BleTags:
             log.debug("%s: long silence, the scanner is restarted", self._device)
         else:
             log.warning("%s: %s; the scanner is restarted", self._device, trouble)
-        self._passages.deaf(self._now())
+        self._deaf()
         self._hearing = False
         self._restarts += 1
         await self._scanner.stop()
@@ -190,6 +190,9 @@ class BleTags:
             self._overrun += 1
         else:
             self._queue.append((tag, self._clock.boot_ms(), rssi))
+
+    def _deaf(self) -> None:
+        self._passages.deaf(self._now())
 
     def _drain(self) -> list[tuple[str, int, int | None]]:
         packets, self._queue = list(self._queue), deque()

@@ -73,11 +73,15 @@ class Silence:
 
 
 class Scanner:
-    """Hear every advertisement on one adapter; `heard` is called in the event loop and must return at once."""
+    """Hear every advertisement on one adapter; `heard` and `deaf` are called in the event loop, to return at once.
 
-    def __init__(self, adapter: str, heard: Heard) -> None:
+    `deaf` comes the moment the bus tells that nothing can be heard any more; `trouble` says so from then on.
+    """
+
+    def __init__(self, adapter: str, heard: Heard, deaf: Callable[[], None] = lambda: None) -> None:
         self._adapter = adapter
         self._heard = heard
+        self._deaf = deaf
         self._scanner: Any = None
         self._bus: MessageBus | None = None
         self._lost: str | None = None
@@ -173,15 +177,22 @@ class Scanner:
             )
 
     def _told(self, message: Message) -> None:
+        if (lost := self._loss_in(message)) is not None:
+            self._lost = lost
+            self._deaf()
+
+    def _loss_in(self, message: Message) -> str | None:
+        """Return what a signal says is lost, or None."""
         body = message.body
         if message.member == "NameOwnerChanged" and body[:1] == [_BLUEZ]:
-            self._lost = "bluetoothd has stopped" if not body[2] else "bluetoothd was restarted"
-        elif message.member == "InterfacesRemoved" and body[:1] == [f"/org/bluez/{self._adapter}"]:
-            self._lost = f"{self._adapter} was unplugged"
-        elif message.member == "PropertiesChanged" and message.path == f"/org/bluez/{self._adapter}":
+            return "bluetoothd has stopped" if not body[2] else "bluetoothd was restarted"
+        if message.member == "InterfacesRemoved" and body[:1] == [f"/org/bluez/{self._adapter}"]:
+            return f"{self._adapter} was unplugged"
+        if message.member == "PropertiesChanged" and message.path == f"/org/bluez/{self._adapter}":
             powered = body[1].get("Powered") if len(body) > 1 else None
             if powered is not None and powered.value is False:
-                self._lost = f"{self._adapter} was switched off"
+                return f"{self._adapter} was switched off"
+        return None
 
     async def _power_cycle(self) -> None:
         """Switch the adapter off and on, which clears what a restart of the scanner does not."""

@@ -106,8 +106,9 @@ class Passages:
 
     def heard(self, tag: str, at_ms: int, rssi: int | None) -> list[Arrived | Left]:
         """Take a packet in; returns what it brought about (a stay that had ended in silence ends first)."""
+        if self._deaf_since_ms is not None and at_ms > self._deaf_since_ms:
+            self._listen(self._advance(at_ms))  # a packet proves that the scanner hears
         at_ms = self._advance(at_ms)
-        self._listen(at_ms)  # a packet proves that the scanner hears
         heard_ms = at_ms - self._deaf_ms
         stay = self._stays.get(tag)
         if stay is not None and heard_ms - stay.heard_ms < self.rules.leave_after_ms:

@@ -67,6 +67,14 @@ def test_a_tag_heard_after_deaf_time_never_left() -> None:
     assert passages.silent(113_000) == [Left("a", 0, 93_000, 0, 3, -60, deaf_ms=90_000)]
 
 
+def test_a_packet_from_before_the_deafness_does_not_end_it() -> None:
+    passages = Passages(RULES)
+    passages.heard("a", 0, -60)
+    passages.deaf(1_500)
+    assert passages.heard("a", 1_000, -60) != []
+    assert passages.silent(100_000) == []
+
+
 def test_time_in_which_the_program_stood_still_is_no_silence() -> None:
     passages = Passages(RULES)
     passages.heard("a", 0, -60)
