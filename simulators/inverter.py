@@ -245,6 +245,8 @@ class InverterServer:
             self._server.close()
             for connection in list(self.connections):
                 connection.hang_up()
+            while self.connections:
+                await asyncio.sleep(0)  # asyncio tells a connection of its end in the loop's next turn
             await self._server.wait_closed()
             self._server = None
 
@@ -349,9 +351,9 @@ async def serve(
     """Serve the house's inverters until cancelled; sets `ready` once it listens."""
     server = InverterServer(units or units_of(), lambda: house.at(clock.unix_ms()), log)
     await server.start(host, port)
-    if ready is not None:
-        ready.set()
     try:
+        if ready is not None:
+            ready.set()
         await asyncio.Event().wait()
     finally:
         await server.close()
@@ -378,9 +380,12 @@ async def run(args: argparse.Namespace) -> int:
     clock = clock_from(args)
     house = house_from(args, house_start_ms(args, clock))
     log = ServedLog(args.log, clock)
-    print(f"inverter at {args.host}:{args.port}: {', '.join(args.units)} as units 1, 2, …", flush=True)  # noqa: T201  (a command line)
+    server = InverterServer(units_of(args.units), lambda: house.at(clock.unix_ms()), log)
+    await server.start(args.host, args.port)
+    print(f"inverter at {args.host}:{server.port}, units: {', '.join(args.units)}", flush=True)  # noqa: T201  (a command line)
     try:
-        await serve(house, clock, host=args.host, port=args.port, log=log, units=units_of(args.units))
+        await asyncio.Event().wait()
     finally:
+        await server.close()
         log.close()
     return 0
