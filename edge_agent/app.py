@@ -69,7 +69,6 @@ class Agent:
         self._seen: dict[str, None] = {}
         """Names of quantities that were reported, in the order of their first report."""
         self._heard: dict[str, bytes] = {}
-        self._lost_by_agent: set[str] = set()
         self._meta_due = asyncio.Event()
         self._stopping = asyncio.Event()
         self._reload_due = asyncio.Event()
@@ -103,6 +102,8 @@ class Agent:
                     ("reload", self._reload_when_asked(tasks)),
                 )
             ]
+            lost = self.outbox.memory(AGENT).get("lost")
+            self.last.lost |= {device: str(why) for device, why in lost.items()} if isinstance(lost, dict) else {}
             self._start_drivers(tasks)
             await self._remember_devices()
             notify.notify("READY=1\nSTATUS=started")
@@ -140,21 +141,27 @@ class Agent:
             raise errors[0]
         return driver
 
-    def _disown(self, name: str) -> list[str]:
-        devices = [device for device, owner in self._owners.items() if owner == name]
-        for device in devices:
-            del self._owners[device]
-        return devices
+    def _disown(self, name: str) -> None:
+        self._owners = {device: owner for device, owner in self._owners.items() if owner != name}
 
     async def _accept(self, driver: str, item: Sample | Event, remember: Mapping[str, Json] | None = None) -> None:
         """Take an item over: first the outbox, then what people see now."""
+        if isinstance(item, Event) and item.kind == "device_lost" and item.device in self.last.lost:
+            await self.outbox.memory(driver).update(remember or {})  # driver and link say the same loss; once is enough
+            return
+        if isinstance(item, Sample) and item.device in self.last.lost:
+            await self._accept(AGENT, Event(item.device, "device_back", self.clock.boot_ms()))
         with self._outbox_watched():
             await self.outbox.accept(driver, item, remember)
         if isinstance(item, Sample):
-            await self._show(driver, item)
+            self._show(item)
         elif item.kind == "device_lost":
-            self._lost_by_agent.discard(item.device)
-            self._show_lost(item.device, str(item.data.get("reason", "")))
+            self.last.lose(item.device, str(item.data.get("reason", "")))
+            self.uplink.publish_lost(item.device, self.clock.unix_ms())
+            await self._remember_lost()
+        elif item.kind == "device_back":
+            self.last.lost.pop(item.device, None)
+            await self._remember_lost()
 
     @contextlib.contextmanager
     def _outbox_watched(self) -> Iterator[None]:
@@ -171,11 +178,8 @@ class Agent:
             else:
                 self.pulse.tick("outbox", OUTBOX_STUCK_S)
 
-    async def _show(self, driver: str, sample: Sample) -> None:
+    def _show(self, sample: Sample) -> None:
         self.last.note(sample)
-        if sample.device in self._lost_by_agent:
-            self._lost_by_agent.discard(sample.device)
-            await self.outbox.accept(driver, Event(sample.device, "device_back", self.clock.boot_ms()))
         if not self._seen.keys() >= sample.values.keys():
             self._seen |= dict.fromkeys(sample.values)
             self._meta_due.set()
@@ -186,15 +190,11 @@ class Agent:
     async def _lost(self, supervisor: Supervisor, reason: str) -> None:
         """All devices behind a link are lost with it; each says so once."""
         for device in supervisor.devices:
-            if device not in self.last.lost:
-                self._show_lost(device, reason)
-                self._lost_by_agent.add(device)
-                event = Event(device, "device_lost", self.clock.boot_ms(), {"reason": reason[:500]})
-                await self.outbox.accept(supervisor.name, event)
+            await self._accept(AGENT, Event(device, "device_lost", self.clock.boot_ms(), {"reason": reason[:500]}))
 
-    def _show_lost(self, device: str, reason: str) -> None:
-        self.last.lose(device, reason)
-        self.uplink.publish_lost(device, self.clock.unix_ms())
+    async def _remember_lost(self) -> None:
+        """Keep which devices are lost: a device that answers after a restart is back, one that does not is no news."""
+        await self.outbox.memory(AGENT).update({"lost": {**self.last.lost}})
 
     # The town
 
@@ -301,7 +301,11 @@ class Agent:
             async with asyncio.timeout(READ_WAIT_S):
                 while not all(self._is_told(str(device)) for device in wanted):
                     await self.last.change()
-        return [self._told(str(device)) for device in wanted]
+        told = [self._told(str(device)) for device in wanted]
+        if not arguments.get("devices"):  # a driver that could not be built has no devices to speak for it
+            off = [(name, one.error) for name, one in self.supervisors.items() if not one.devices]
+            told += [{"device": name, "error": error} for name, error in off]
+        return told
 
     def _is_told(self, device: str) -> bool:
         return device in self.last.lost or self.last.reading(device, self.clock.boot_ms()) is not None
@@ -334,6 +338,7 @@ class Agent:
         former = memory.get("devices")
         for device in former if isinstance(former, list) else []:
             if isinstance(device, str) and device not in self._owners:
+                self.last.forget(device)
                 self.uplink.clear_now(device)
         await memory.update({"devices": [*sorted(self._owners)]})
 
@@ -359,17 +364,13 @@ class Agent:
         if _rest(fresh.document) != _rest(self._document):
             log.warning("changes outside drivers, roles and site take effect when the agent is started again")
         await self._end_drivers(changed)
-        gone = [device for name in changed for device in self._disown(name)]
         for name in changed:
+            self._disown(name)
             del self.supervisors[name]
         self.configuration = fresh
         self._start_drivers(tasks)
-        for device in gone:
-            if device not in self._owners:
-                self.last.forget(device)
-                self.uplink.clear_now(device)
         await self._remember_devices()
-        log.info("configuration %s: %d drivers started again", fresh.hash, len(changed))
+        log.info("configuration %s is in use; ended or started anew: %s", fresh.hash, ", ".join(changed) or "none")
 
     async def _end_drivers(self, names: list[str]) -> None:
         """Cancel drivers and wait a moment; one that does not leave is named and left behind."""

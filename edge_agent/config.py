@@ -199,7 +199,7 @@ def check(configuration: Configuration, clock: Clock) -> list[Finding]:
             findings.append(Finding(error.under(f"drivers.{name}")))
             whole = False
             continue
-        findings += [Finding(error) for error in claim(name, driver.devices, owners)]
+        findings += [Finding(error.under(f"drivers.{name}")) for error in claim(name, driver.devices, owners)]
     if whole:
         findings += [Finding(error) for error in role_errors(configuration.document.roles, owners)]
     return findings
@@ -211,7 +211,7 @@ def claim(name: str, devices: tuple[str, ...], owners: dict[str, str]) -> list[C
     for device in devices:
         if device in owners:
             problem = f"the device name is taken by drivers.{owners[device]}"
-            errors.append(ConfigError(f"drivers.{name}", problem, "give one of the two another name", device))
+            errors.append(ConfigError("", problem, "give one of the two another name", device))
         else:
             owners[device] = name
     return errors

@@ -54,6 +54,7 @@ class Supervisor:
         self.refused: str | None = None
         self.last_ms: int | None = None
         self._failing: str | None = None
+        self._dropping = False
         try:
             self.driver = build()
         except ConfigError as error:
@@ -133,8 +134,12 @@ class Supervisor:
         """Run the driver once and return what ended it; only a cancellation meant for us passes."""
 
         async def counted(item: Sample | Event, remember: Mapping[str, Json] | None = None) -> None:
-            await emit(item, remember)
-            self._delivered(item)
+            try:
+                await emit(item, remember)
+            except MalformedError as error:
+                self._dropped(error)
+            else:
+                self._delivered(item)
 
         try:
             await driver.run(counted, memory)
@@ -154,6 +159,13 @@ class Supervisor:
         if isinstance(item, Sample) and self._failing is not None:
             log.info("driver %s is back", self.name)
             self._failing = self.error = self.refused = None
+
+    def _dropped(self, error: MalformedError) -> None:
+        """Count an item that nobody can carry; the driver goes on."""
+        self.errors += 1
+        level = logging.DEBUG if self._dropping else logging.WARNING
+        self._dropping = True
+        log.log(level, "driver %s gave what cannot be carried: %s", self.name, error)
 
     def _off(self, error: ConfigError) -> None:
         self.errors += 1

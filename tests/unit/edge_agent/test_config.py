@@ -107,7 +107,7 @@ def test_two_drivers_may_not_claim_one_device():
     owners = {}
     assert config.claim("a", ("meter", "pv"), owners) == []
     (error,) = config.claim("b", ("pv", "battery"), owners)
-    assert (error.key, error.value) == ("drivers.b", "pv")
+    assert (error.value, error.problem) == ("pv", "the device name is taken by drivers.a")
     assert owners == {"meter": "a", "pv": "a", "battery": "b"}
 
 

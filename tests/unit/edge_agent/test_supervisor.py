@@ -214,6 +214,23 @@ async def test_a_group_of_errors_is_judged_by_its_worst(errors, state):
         assert supervisor.health()["state"] == state
 
 
+async def test_an_item_nobody_can_carry_is_dropped_and_the_driver_goes_on(caplog):
+    supervisor = Supervisor("meter", lambda: Scripted(serves))
+
+    async def refusing(item, remember=None):
+        raise MalformedError("too long a name")
+
+    async def nobody(reason):
+        raise AssertionError(reason)
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(supervisor.run(refusing, DictMemory(), nobody))
+        await asyncio.sleep(95)
+        task.cancel()
+    assert (supervisor.ok, supervisor.errors, supervisor.state) == (0, 10, "running")
+    assert caplog.text.count("cannot be carried") == 1
+
+
 async def test_cancelling_the_supervisor_ends_the_driver():
     ended = []
 
