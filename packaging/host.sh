@@ -54,8 +54,10 @@ install() {
         trap "exit 130" HUP INT TERM
         printf "#!/bin/sh\nexit 101\n" >"$policy"
         chmod 755 "$policy"
-        get() { apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 "$@" >&2; }
-        get install -y --no-install-recommends "$@" || { get update; get install -y --no-install-recommends "$@"; }
+        get() { apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 "$@" >/dev/null; }
+        # lists of packages may be missing or old: ask for new ones only when they are needed
+        get install -y --no-install-recommends "$@" 2>/dev/null ||
+            { get update && get install -y --no-install-recommends "$@"; }
         case " $* " in
         *" mosquitto "*) ! command -v systemctl >/dev/null || systemctl --quiet disable mosquitto.service >&2 || : ;;  # nor at the next boot
         esac
@@ -72,7 +74,7 @@ provide() {
     needs "$1" | while read -r program package rest; do
         has "$program" || say "not here: $package; without it this is left out: $(echo "$rest" | tr - ' ')"
     done
-    say "to add it:  sudo apt-get install --no-install-recommends $missing"
+    say "to add it, as root:  apt-get install --no-install-recommends $missing"
 }
 
 python_for_venv() {
@@ -86,11 +88,11 @@ python_for_venv() {
     if ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
         ! may_install || install python3-venv || :
         if ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
-            say "$1 cannot make a virtual environment:  sudo apt-get install python3-venv"
+            say "$1 cannot make a virtual environment; as root:  apt-get install python3-venv"
             exit 1
         fi
     fi
-    say "making .venv with $("$1" --version); the packages come next (20 MB for the demo, 110 MB for the tests)"
+    say "making .venv with $("$1" --version); the packages come next (12 MB for the demo, 110 MB for the tests)"
 }
 
 case ${1:-} in

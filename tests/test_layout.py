@@ -20,12 +20,19 @@ PURE = [
     "drivers.route_b.echonet",
     "drivers.route_b.meter",
     "drivers.modbus.registers",
+    "drivers.modbus.planner",
     "drivers.ble_tags.adverts",
     "drivers.ble_tags.passage",
+]
+PURE_ON_TABLES = [
+    "drivers.settings",
+    "drivers.modbus.register_map",
+    "drivers.modbus.sunspec",
+    "drivers.ble_tags.identity",
     "drivers.lamp.alert",
     "drivers.lamp.programme",
+    "edge_agent.wire",
 ]
-PURE_ON_TABLES = ["drivers.settings", "drivers.modbus.register_map", "drivers.ble_tags.identity", "edge_agent.wire"]
 """Pure too, and built on msgspec's and YAML's tables."""
 TABLES = {"msgspec", "typing_extensions", "yaml", "_yaml", "cython_runtime"}
 WORLDLY = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "logging", "sqlite3", "ssl"}
