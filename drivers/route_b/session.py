@@ -353,17 +353,22 @@ class Session:
             case 0x22:
                 if self._scanned is not None and not self._scanned.done():
                     self._scanned.set_result(None)
+            case _:
+                self._take_session_event(event.number)
+
+    def _take_session_event(self, number: int) -> None:
+        match number:
             case 0x24:
                 self._settle_join(joined=False)
             case 0x25:
                 self._settle_join(joined=True)
             case 0x26 | 0x27 | 0x28 if self.joined:
-                self._lose(_LOSSES[event.number])
+                self._lose(_LOSSES[number])
             case 0x29 if self.joined:
                 self._reauthenticating = True  # the dongle does it by itself; 25 or 24 follows
                 self._turn_gate()
             case 0x32 | 0x33:
-                self.limited = event.number == 0x32
+                self.limited = number == 0x32
                 self._turn_gate()
 
     def _settle_join(self, *, joined: bool) -> None:

@@ -1,0 +1,73 @@
+"""The serial port itself: what the system says becomes LinkError, and a full port blocks nobody."""
+
+import asyncio
+
+import pytest
+
+from drivers.api import LinkError
+from drivers.route_b import link
+from drivers.route_b.link import open_port
+
+
+async def test_bytes_pass_in_both_directions(dongle):
+    async with open_port(dongle.path) as port:
+        await port.write(b"SKVER\r\n")
+        assert b"EVER 1.5.2" in await port.read()
+
+
+async def test_a_port_serves_one_at_a_time(dongle):
+    async with open_port(dongle.path):
+        with pytest.raises(LinkError, match="lock"):
+            async with open_port(dongle.path):
+                pass
+    async with open_port(dongle.path):
+        pass
+
+
+async def test_a_missing_port_is_a_link_error_in_one_line():
+    with pytest.raises(LinkError, match="/dev/missing") as caught:
+        async with open_port("/dev/missing"):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_file_that_is_no_port_is_a_link_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LinkError):
+        async with open_port(str(tmp_path / "file")):
+            pass
+
+
+async def test_reading_and_writing_after_the_port_has_gone_are_link_errors(dongle):
+    async with open_port(dongle.path) as port:
+        dongle.unplug()
+        with pytest.raises(LinkError):
+            await port.read()
+        with pytest.raises(LinkError):
+            await port.write(b"x")
+
+
+async def test_a_port_that_takes_no_bytes_stops_neither_the_others_nor_the_end(dongle, monkeypatch):
+    monkeypatch.setattr(link, "WRITE_S", 0.3)
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(dongle.master)  # nobody takes the bytes out
+    turns = 0
+
+    async def neighbour():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.01)
+
+    async def fill(port):
+        for _ in range(100):
+            await port.write(bytes(1000))
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(neighbour())
+        async with open_port(dongle.path) as port:
+            with pytest.raises(LinkError, match="takes no bytes"):
+                await fill(port)
+        task.cancel()
+    assert turns > 10
+    loop.add_reader(dongle.master, dongle._read)
