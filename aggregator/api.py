@@ -79,7 +79,7 @@ def create_api(store: Store, live: Live, unix_ms: Callable[[], int], health: Cal
     _add_errors(api)
     _add_gateways(api, store, live, unix_ms)
     _add_data(api, store, live, unix_ms)
-    _add_events(api, store, live, unix_ms)
+    _add_events(api, store)
 
     @api.get("/healthz", response_model=Health, summary="Whether broker and store work; 503 when one does not")
     async def healthz() -> Response:
@@ -151,7 +151,7 @@ def _add_data(api: FastAPI, store: Store, live: Live, unix_ms: Callable[[], int]
         return answer({"gateway": gateway, "rows": found, "next": _cursor_after(last) if last else None})
 
 
-def _add_events(api: FastAPI, store: Store, live: Live, unix_ms: Callable[[], int]) -> None:
+def _add_events(api: FastAPI, store: Store) -> None:
     async def listed(
         gateway: str | None, span: Span, kind: list[str] | None, limit: int, *, personal: bool
     ) -> Response:
@@ -168,15 +168,15 @@ def _add_events(api: FastAPI, store: Store, live: Live, unix_ms: Callable[[], in
     async def events(
         gateway: str, from_: From = None, to: To = None, kind: Kinds = None, limit: Limit = 100
     ) -> Response:
-        record = await _known(store, gateway)
-        return await listed(gateway, _span(record, live, unix_ms(), from_, to, DAY_MS), kind, limit, personal=False)
+        await _known(store, gateway)
+        return await listed(gateway, _any_span(from_, to), kind, limit, personal=False)
 
     @api.get("/api/v1/gateways/{gateway}/passages", response_model=EventList, summary="Passages of tags, newest first")
     async def passages(
         gateway: str, from_: From = None, to: To = None, kind: Kinds = None, limit: Limit = 100
     ) -> Response:
-        record = await _known(store, gateway)
-        return await listed(gateway, _span(record, live, unix_ms(), from_, to, DAY_MS), kind, limit, personal=True)
+        await _known(store, gateway)
+        return await listed(gateway, _any_span(from_, to), kind, limit, personal=True)
 
     @api.get("/api/v1/passages", response_model=EventList, summary="The newest passages of the whole town")
     async def town_passages(kind: Kinds = None, limit: Limit = 50) -> Response:
@@ -236,10 +236,15 @@ async def _known(store: Store, gateway: str) -> GatewayRecord:
     return record
 
 
-def _span(record: GatewayRecord, live: Live, now_ms: int, from_: str | None, to: str | None, ahead_ms: int = 1) -> Span:
+def _any_span(from_: str | None, to: str | None) -> Span:
+    """Return the span asked for, open where nothing is said: `limit` bounds the answer."""
+    return Span(0 if from_ is None else _time("from", from_), 2**53 if to is None else _time("to", to))
+
+
+def _span(record: GatewayRecord, live: Live, now_ms: int, from_: str | None, to: str | None) -> Span:
     """Return the span asked for; without one, the day up to now (a simulated gateway's now is its newest row)."""
-    to_ms = _time("to", to) if to is not None else answers.now_of(record, live, now_ms) + ahead_ms
-    from_ms = _time("from", from_) if from_ is not None else to_ms - ahead_ms - DAY_MS
+    to_ms = _time("to", to) if to is not None else answers.now_of(record, live, now_ms) + 1
+    from_ms = _time("from", from_) if from_ is not None else to_ms - DAY_MS
     if from_ms >= to_ms:
         raise ProblemError(400, "bad_request", "from is not before to", "from", "swap them")
     if to_ms - from_ms > MAX_SPAN_MS:

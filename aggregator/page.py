@@ -35,7 +35,7 @@ def add_page(api: FastAPI, store: Store, live: Live, unix_ms: Callable[[], int])
     api.mount("/static", StaticFiles(directory=WEB / "static"), name="static")
     api.mount("/vendor", StaticFiles(directory=WEB / "vendor"), name="vendor")
 
-    @api.get("/", include_in_schema=False)
+    @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request, lang: str | None = None) -> Response:
         language = lang if lang in ("ja", "en") else preferred_language(request.headers.get("accept-language", ""))
         records = [record for record in await store.gateways() if record.retired_ms is None]

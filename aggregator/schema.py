@@ -44,7 +44,7 @@ CREATE TABLE gateway (
   id TEXT PRIMARY KEY,
   first_seen_ms INTEGER NOT NULL,
   last_seen_ms INTEGER NOT NULL,
-  newest_utc_ms INTEGER,          -- time of the newest boot-stamped row
+  newest_utc_ms INTEGER,          -- time of the newest row or event
   clock TEXT,                     -- quality said by the last live batch
   live_boot INTEGER,              -- boot of the last live batch
   state TEXT, meta TEXT,          -- JSON as last published

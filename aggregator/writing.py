@@ -201,9 +201,10 @@ class Writing:
             self._learn_offset(reading, name, offset_ms)
 
     def _note_times(self, reading: Reading, content: Content, boot: _Boot) -> None:
-        times = [row.utc_ms for row in content.rows if row.utc_ms is not None]
-        if times and (boot.first_utc_ms is None or min(times) < boot.first_utc_ms):
-            boot.first_utc_ms = min(times)
+        rows = [row.utc_ms for row in content.rows if row.utc_ms is not None]
+        times = rows + [event.utc_ms for event in content.events if event.utc_ms is not None]
+        if rows and (boot.first_utc_ms is None or min(rows) < boot.first_utc_ms):
+            boot.first_utc_ms = min(rows)
             self.connection.execute("UPDATE boot SET first_utc_ms = ? WHERE id = ?", (boot.first_utc_ms, boot.id))
         if content.live:
             self.connection.execute("UPDATE gateway SET clock = ? WHERE id = ?", (content.clock, reading.gateway))
