@@ -245,8 +245,6 @@ class InverterServer:
             self._server.close()
             for connection in list(self.connections):
                 connection.hang_up()
-            while self.connections:
-                await asyncio.sleep(0)  # asyncio tells a connection of its end in the loop's next turn
             await self._server.wait_closed()
             self._server = None
 
@@ -307,9 +305,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._server.connections.discard(self)
-        for one in self._rounds.values():
-            one.cut()
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -330,6 +326,12 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
+        self._leave()
+
+    def _leave(self) -> None:
+        self._server.connections.discard(self)
+        for one in self._rounds.values():
+            one.cut()
 
 
 def units_of(options: Sequence[str] = ("huawei", "sunspec")) -> dict[int, Unit]:
