@@ -43,6 +43,7 @@ _DEFAULTS = {
     0x17: "1",
     0xA0: "1",
     0xA1: "1",
+    _RSSI_REGISTER: "0",  # A1 takes it and adds no word: clients set it without asking which module they have
     0xF0: "0",
     0xFB: "0",
     0xFD: "00000000",
@@ -162,8 +163,6 @@ class Dongle:
         self._id = ""
         self._password = ""
         self._registers = dict(_DEFAULTS)
-        if not self._a1:
-            self._registers[_RSSI_REGISTER] = "0"
         if self._activity is not None:
             self._activity.cancel()
             self._activity = None
@@ -432,7 +431,7 @@ class Dongle:
     def _datagram(self, payload: bytes, port: int, *, secured: bool, to_everyone: bool = False) -> None:
         destination = EVERYONE if to_everyone else DONGLE_ADDRESS
         head = f"ERXUDP {METER_ADDRESS} {destination} {port:04X} {port:04X} {METER_MAC}"
-        if int(self._registers.get(_RSSI_REGISTER, "0"), 16):
+        if not self._a1 and int(self._registers[_RSSI_REGISTER], 16):
             head += f" {LQI:02X}"
         head += f" {int(secured)} " + ("" if self._a1 else "0 ") + f"{len(payload):04X} "
         data = payload if self._binary else payload.hex().upper().encode()

@@ -226,17 +226,16 @@ class Meter:
         return answer
 
     def _set(self, frame: Frame, name: bytes) -> Answer | None:
-        properties = self._write(name, frame.properties)
-        refused = any(data for _, data in properties)
+        properties, refused = self._write(name, frame.properties)
         if frame.service == 0x60:
             return Answer(Frame(frame.tid, name, frame.source, 0x50, properties)) if refused else None
         return Answer(Frame(frame.tid, name, frame.source, 0x51 if refused else 0x71, properties))
 
     def _set_get(self, frame: Frame, name: bytes, readers: Mapping[int, Callable[[Answer], bytes]]) -> Answer:
-        written = self._write(name, frame.properties)
+        written, refused = self._write(name, frame.properties)
         answer = Answer(Frame(frame.tid, name, frame.source, 0x7E, ()))
         read = self._read(answer, readers, [code for code, _ in frame.second])
-        refused = any(data for _, data in written) or any(data is None for _, data in read)
+        refused = refused or any(data is None for _, data in read)
         answer.frame = Frame(
             frame.tid,
             name,
@@ -247,12 +246,14 @@ class Meter:
         )
         return answer
 
-    def _write(self, name: bytes, properties: tuple[Property, ...]) -> tuple[Property, ...]:
-        """Return each code with no data when it was taken, and with its data when it was refused."""
-        return tuple(
-            (code, b"" if number < MOST_PROPERTIES and name == METER and self._take_value(code, data) else data)
+    def _write(self, name: bytes, properties: tuple[Property, ...]) -> tuple[tuple[Property, ...], bool]:
+        """Return each code, with no data when it was taken and its own when it was refused, and whether any was."""
+        taken = [
+            number < MOST_PROPERTIES and name == METER and self._take_value(code, data)
             for number, (code, data) in enumerate(properties)
-        )
+        ]
+        returned = tuple((code, b"" if ok else data) for (code, data), ok in zip(properties, taken, strict=True))
+        return returned, not all(taken)
 
     def _take_value(self, code: int, data: bytes) -> bool:
         if code == 0xE5 and len(data) == 1 and (data[0] <= _OLDEST_DAY or data[0] == _DAY_UNSET):
