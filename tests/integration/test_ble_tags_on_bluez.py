@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 import random
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -15,7 +17,8 @@ from bleak import BleakScanner
 from bleak.backends.bluezdbus import manager
 from dbus_fast.aio import MessageBus
 
-from drivers.api import Context, DriverError, Event, Sample
+from drivers import contract
+from drivers.api import ConfigError, Context, DriverError, Event, Sample
 from drivers.ble_tags import link
 from drivers.ble_tags.driver import create
 from drivers.contract import DictMemory
@@ -423,3 +426,76 @@ async def test_the_passages_are_the_walks(air, tmp_path, speed, pace, count) -> 
     assert sorted(each["tag"] for each in told) == sorted(walk.tag.pseudonym for walk in expected)
     strangers_in_30_s = 20 * 0.3 * 30 / speed
     assert bluez.known <= 2 * strangers_in_30_s + len(tags) + 20, "BlueZ forgets who has passed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+async def test_the_tags_driver_keeps_the_contract(air) -> None:
+    bluez = await air.start()
+    await manager.get_global_bluez_manager()  # bleak's own connection lives as long as the loop, not as our driver
+
+    def bench(begin=lambda: None):
+        @contextlib.asynccontextmanager
+        async def opened():
+            begin()
+            yield contract.Rig({}, silence=bluez.unplug, mend=bluez.plug)
+
+        return opened
+
+    await contract.check(create, bench(), {"no adapter": bench(bluez.unplug)}, name="tags", speed=600)
+
+
+async def test_taking_a_packet_costs_less_than_twenty_microseconds() -> None:
+    agent = Agent()
+    rng = random.Random(1)
+    packets = [{0x4C: b"\x02\x15" + rng.randbytes(21)} for _ in range(5_000)]
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        for manufacturer_data in packets:
+            agent.driver._heard(manufacturer_data, {}, -70)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) / len(packets) < 20e-6
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"adapter": "/org"}, "adapter"),
+        ({"adapter": ""}, "adapter"),
+        ({"arrive_packets": 0}, "arrive_packets"),
+        ({"arrive_window_s": 30}, "arrive_window_s"),
+        ({"leave_after_s": 0}, "leave_after_s"),
+        ({"tag_file": "x"}, "tag_file"),
+    ],
+)
+def test_a_wrong_table_of_tags_is_named(table, key) -> None:
+    with pytest.raises(ConfigError) as refused:
+        create(Context("tags", SystemClock(), lambda name: name), table)
+    assert refused.value.key == key
+
+
+async def test_a_pole_without_a_town_reads_its_tags_from_a_file(air, tmp_path) -> None:
+    bluez = await air.start()
+    tags = make_tags(3)
+    (tmp_path / "tags.json").write_text(json.dumps(enrolment(tags, 1)))
+    async with Agent({"tags_file": str(tmp_path / "tags.json")}) as agent:
+        await agent.until(lambda: bluez.listening)
+        assert agent.driver.status()["enrolled"] == 3
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+async def test_a_file_that_is_no_list_needs_a_person(tmp_path, content) -> None:
+    path = tmp_path / "tags.json"
+    if content is not None:
+        path.write_text(content)
+    driver = create(Context("tags", SystemClock(), lambda name: name), {"tags_file": str(path)})
+    with pytest.raises(ConfigError) as refused:
+        await driver.run(None, DictMemory())
+    assert refused.value.key == "tags_file"
+
+
+def test_a_house_needs_no_bleak() -> None:
+    code = "import sys, drivers.ble_tags.driver; sys.exit('bleak' in sys.modules or 'dbus_fast' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
