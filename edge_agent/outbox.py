@@ -51,6 +51,8 @@ EXPIRE_EVERY_S = 600.0
 REPLACE_EVERY_S = 3600.0
 TELL_S = 600.0
 """How often at most an event says that data were dropped."""
+IN_MEMORY = 2**62
+"""Places from here on are not on disk."""
 HELD_COST = 256
 """What a batch costs in memory besides its payload."""
 
@@ -215,12 +217,14 @@ class Outbox:
         """
         rows: list[tuple[int, Numbered]] = []
         async with self._lock:
-            if self._store is not None:
+            if self._store is not None and after < IN_MEMORY:
                 rows = await self._read(self._store.page(after))
         if rows:
             return self._take(rows, after, limit, skip)
-        held = [(0, held.batch) for held in self._held.values() if held.told]
-        return self._take(held, 0, limit, skip)[0], None
+        held = [(IN_MEMORY + held.batch.seq, held.batch) for held in self._held.values() if held.told]
+        rest = [(place, batch) for place, batch in held if place > after]
+        found, place = self._take(rest, after, limit, skip)
+        return found, place if rest and place < rest[-1][0] else None
 
     async def find(self, keys: Iterable[Key]) -> list[Numbered]:
         """Return those of the named batches that are still owed."""

@@ -115,11 +115,13 @@ class Store:
         await self._db.close()
 
     async def _prepare(self, gateway: str, now_ms: int) -> None:
-        for pragma in _PRAGMAS:
-            await self._fetch(pragma)
         [[version]] = await self._fetch("PRAGMA user_version")
         if version > SCHEMA_VERSION:
             raise ForeignFileError(f"version-{version}")
+        if version == 0 and await self._fetch("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise ForeignFileError("another-form")
+        for pragma in _PRAGMAS:
+            await self._fetch(pragma)
         [[verdict], *_] = await self._fetch("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")

@@ -35,6 +35,8 @@ PUBACK_S = 60.0
 """A broker that confirms nothing for so long is gone, whatever TCP says."""
 REWIND_S = 20.0
 """How often the backlog is looked through from the start once its end was reached."""
+BACKFILL_AFTER_S = (0.2, 2.0)
+"""A fleet that comes back together does not begin its backlogs together."""
 LIVE_QUEUE = 32
 GREET_S = 20.0
 GOODBYE_S = 2.0
@@ -204,7 +206,7 @@ class Uplink:
         self._connection = connection
         limit = self._limit(connection)
         self._outbox.intake.max_bytes = max(1024, min(wire.MAX_BATCH_BYTES, limit - OVERHEAD_BYTES))
-        self._schedule.connected(self._now_s(), connection.receive_maximum, random.uniform(0.2, 2.0))
+        self._schedule.connected(self._now_s(), connection.receive_maximum, random.uniform(*BACKFILL_AFTER_S))
         self._board.rewrite()
         self._place = 0
         if self._newest is not None and not self._suspicion.is_struck(self._newest.key):

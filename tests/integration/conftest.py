@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -23,8 +24,14 @@ sys_interval 0
 async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
     """Return when `true()` holds; fails after `within_s`."""
     async with asyncio.timeout(within_s):
-        while not true():
+        while not true():  # noqa: ASYNC110  (states of other processes: no event tells)
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture(name="until")
+def until_fixture():
+    """`await until(lambda: …)` waits for a state."""
+    return until
 
 
 class Broker:
@@ -45,9 +52,7 @@ class Broker:
             self._process = await asyncio.create_subprocess_exec(
                 self._program, "-c", str(self._config), stdout=log, stderr=log
             )
-        async with asyncio.timeout(10):
-            while not await self._answers():
-                await asyncio.sleep(0.02)
+        await until(self._answers)
 
     async def stop(self) -> None:
         await self._end("terminate")
@@ -55,17 +60,11 @@ class Broker:
     async def kill(self) -> None:
         await self._end("kill")
 
-    async def _answers(self) -> bool:
+    def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.returncode is None, self.log.read_text()
-        try:
-            _, writer = await asyncio.open_unix_connection(str(self.socket))
-        except OSError:
-            return False
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        return True
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     async def _end(self, how: str) -> None:
         process, self._process = self._process, None
