@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        _complain(f"エラー / error: {error}")
+        return 1
     except KeyboardInterrupt:
         return 130
     return code
@@ -235,8 +238,13 @@ def _drivers(parsed: argparse.Namespace) -> int:
 
 
 def _outbox_stat(parsed: argparse.Namespace) -> int:
+    import sqlite3
+
     configuration = _load(parsed.config)
-    statistics = asyncio.run(_outbox_statistics(configuration))
+    try:
+        statistics = asyncio.run(_outbox_statistics(configuration))
+    except sqlite3.Error as error:
+        raise _damaged(configuration, error) from error
     if parsed.json:
         _print_json([statistics])
         return 0
@@ -251,16 +259,32 @@ async def _outbox_statistics(configuration: Configuration) -> dict[str, Any]:
     try:
         statistics: dict[str, Any] = await control.ask(configuration.sockets, "outbox", {})
     except control.NoAgentError:
-        return {"agent": "not running", **outbox.stat(configuration.outbox_path)}
+        try:
+            return {"agent": "not running", **outbox.stat(configuration.outbox_path)}
+        except FileNotFoundError:
+            return {"agent": "not running", "batches": 0}
     return {"agent": "running", **statistics}
+
+
+def _damaged(configuration: Configuration, error: Exception) -> ConfigError:
+    remedy = "start the agent: it sets a damaged file aside and begins afresh"
+    return ConfigError(str(configuration.outbox_path), f"cannot be read as an outbox ({error})", remedy)
 
 
 def _outbox_export(parsed: argparse.Namespace) -> int:
     configuration = _load(parsed.config)
+    import sqlite3
+
     from edge_agent import outbox
 
-    for line in outbox.export(configuration.outbox_path):
-        sys.stdout.buffer.write(line.rstrip(b"\n") + b"\n")
+    if not configuration.outbox_path.exists():
+        _complain(f"まだ何もありません / nothing yet: {configuration.outbox_path}")
+        return 0
+    try:
+        for line in outbox.export(configuration.outbox_path):
+            print(line.decode().rstrip("\n"))
+    except sqlite3.Error as error:
+        raise _damaged(configuration, error) from error
     return 0
 
 

@@ -14,8 +14,7 @@ from drivers.quantities import Quantity
 from edge_agent.clock import SystemClock, iso_time
 from edge_agent.config import Configuration
 
-HOUR_MS = 3_600_000
-SOON_MS = 100
+SOON_S = 0.1
 GRACE_S = 0.3
 """A device that splits its answer into several samples gives the rest within this."""
 PROGRESS_S = 3.0
@@ -24,23 +23,25 @@ Say = Callable[[str], None]
 
 
 class SoonClock:
-    """Another clock, shifted so that a poll of any usual period is due at once: a person waits for it."""
+    """Another clock that leaps over waits: a person wants the values now, not at the next tick."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._shift_ms = HOUR_MS - (clock.boot_ms() + SOON_MS) % HOUR_MS
+        self._leapt_ms = 0
 
     def boot_ms(self) -> int:
-        """Return the shifted boot clock."""
-        return self._clock.boot_ms() + self._shift_ms
+        """Return the boot clock with all leaps."""
+        return self._clock.boot_ms() + self._leapt_ms
 
     def unix_ms(self) -> int | None:
-        """Return UTC, which is not shifted."""
+        """Return UTC, which does not leap."""
         return self._clock.unix_ms()
 
     async def sleep_until(self, boot_ms: int) -> None:
-        """Return when the shifted clock has reached a time."""
-        await self._clock.sleep_until(boot_ms - self._shift_ms)
+        """Return when the clock has reached a time, which it does after `SOON_S` at the latest."""
+        if boot_ms > self.boot_ms():
+            await asyncio.sleep(SOON_S)
+        self._leapt_ms += max(0, boot_ms - self.boot_ms())
 
 
 class _Scratch:
@@ -59,11 +60,13 @@ class _Scratch:
 class _Reading:
     """One driver's devices being read: collects until each wanted one has answered."""
 
-    def __init__(self, name: str, driver: Driver, wanted: Iterable[str]) -> None:
+    def __init__(self, name: str, driver: Driver, clock: Clock, wanted: Iterable[str]) -> None:
         self.name = name
+        self._clock = clock
         self.driver = driver
         self.values: dict[str, dict[str, Any]] = {device: {} for device in wanted}
-        self.stamps: dict[str, int] = {}
+        self.answered: dict[str, float] = {}
+        """When each device answered, by the event loop's time."""
         self.errors: dict[str, str] = {}
         self._done = asyncio.Event()
 
@@ -73,7 +76,8 @@ class _Reading:
             return
         if isinstance(item, Sample):
             self.values[item.device] |= item.values
-            self.stamps[item.device] = item.at
+            age_s = (self._clock.boot_ms() - item.at) / 1000
+            self.answered[item.device] = asyncio.get_running_loop().time() - age_s
             self.errors.pop(item.device, None)
         elif item.kind == "device_lost":
             self.errors[item.device] = str(item.data.get("reason") or "does not answer")
@@ -82,7 +86,7 @@ class _Reading:
 
     @property
     def waiting(self) -> list[str]:
-        return [device for device in self.values if device not in self.stamps and device not in self.errors]
+        return [device for device in self.values if device not in self.answered and device not in self.errors]
 
     async def run(self, within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -109,8 +113,7 @@ async def read_directly(
 ) -> list[dict[str, Any]]:
     """Open the devices, read each once, all links at the same time; raises ConfigError for an unknown device."""
     document = configuration.document
-    base = SystemClock(document.clock, document.simulation)
-    clock = SoonClock(base)
+    clock = SystemClock(document.clock, document.simulation)
     readings, answers = _readings(configuration, clock, wanted)
     async with asyncio.TaskGroup() as tasks:
         lives = [tasks.create_task(one.run(within_s), name=f"read {one.name}") for one in readings]
@@ -119,7 +122,7 @@ async def read_directly(
         telling.cancel()
     for one in readings:
         for device in one.values:
-            answers[device] = _answer(one, device, clock, base)
+            answers[device] = _answer(one, device, clock)
     return [answers[device] for device in answers if not wanted or device in wanted]
 
 
@@ -129,8 +132,9 @@ def _readings(
     """Build the drivers that serve the wanted devices; one that cannot be built answers with its error."""
     readings, answers, known = [], dict[str, dict[str, Any]](), list[str]()
     for name in configuration.document.drivers:
+        soon = SoonClock(clock)
         try:
-            driver = configuration.build(name, clock)
+            driver = configuration.build(name, soon)
         except ConfigError as error:
             if not wanted or name in wanted:
                 answers[name] = {"device": name, "error": str(error.under(f"drivers.{name}"))}
@@ -138,22 +142,22 @@ def _readings(
             continue
         known += driver.devices
         if devices := [device for device in driver.devices if not wanted or device in wanted]:
-            readings.append(_Reading(name, driver, devices))
+            readings.append(_Reading(name, driver, soon, devices))
     if unknown := [device for device in wanted if device not in known]:
         raise ConfigError("DEVICE", "no such device", f"name some of: {', '.join(known) or 'none'}", unknown[0])
     return readings, answers
 
 
-def _answer(reading: _Reading, device: str, clock: Clock, base: SystemClock) -> dict[str, Any]:
-    if device not in reading.stamps:
+def _answer(reading: _Reading, device: str, clock: SystemClock) -> dict[str, Any]:
+    if device not in reading.answered:
         return {"device": device, "error": reading.errors.get(device, "no answer")}
-    unix_ms = base.unix_ms()
-    age_ms = clock.boot_ms() - reading.stamps[device]
+    unix_ms = clock.unix_ms()
+    age_s = asyncio.get_running_loop().time() - reading.answered[device]
     return {
         "device": device,
-        "time": None if unix_ms is None else iso_time(unix_ms - age_ms),
+        "time": None if unix_ms is None else iso_time(unix_ms - round(age_s * 1000)),
         "values": reading.values[device],
-        "quality": {"clock": base.quality(), "age_s": age_ms / 1000},
+        "quality": {"clock": clock.quality(), "age_s": round(age_s, 3)},
     }
 
 
