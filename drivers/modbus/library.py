@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from drivers.api import ConfigError
@@ -12,16 +13,18 @@ LOCAL = Path("/etc/edge-gateway/modbus")
 """For a new device without a new release; its maps hide those that came with the release."""
 BESIDE = Path(__file__).resolve().parents[2] / "configs" / "modbus"
 """A checkout keeps its maps here."""
-INSTALLED = Path("/usr/share/edge-gateway/modbus")
-"""The package puts its maps here."""
+INSTALLED = Path(sys.prefix) / "share" / "edge-gateway" / "modbus"
+"""The wheel puts them here."""
+SYSTEM = Path("/usr/share/edge-gateway/modbus")
+"""The Debian package puts them here, too, where people look for them."""
 
 MAX_MAP_BYTES = 256 * 1024
 NAME = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
 
 def folders(own: str | None = None) -> tuple[Path, ...]:
-    """Return where maps are looked for, first match wins: the configured folder, then local, checkout, installed."""
-    return (*((Path(own),) if own else ()), LOCAL, BESIDE, INSTALLED)
+    """Return where maps are looked for, first match wins: the configured folder, local, checkout, wheel, system."""
+    return (*((Path(own),) if own else ()), LOCAL, BESIDE, INSTALLED, SYSTEM)
 
 
 def known(own: str | None = None) -> tuple[str, ...]:

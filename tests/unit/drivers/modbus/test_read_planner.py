@@ -4,7 +4,7 @@ import struct
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.api import MalformedError
@@ -34,6 +34,7 @@ def devices(draw):
     return draw(st.permutations(points)), limits, holes
 
 
+@settings(max_examples=40, deadline=None)
 @given(devices())
 def test_every_register_that_is_wanted_is_read_exactly_once_and_no_limit_or_hole_is_crossed(device):
     points, limits, holes = device
@@ -58,6 +59,7 @@ def test_every_register_that_is_wanted_is_read_exactly_once_and_no_limit_or_hole
         assert longest <= limits.max_gap
 
 
+@settings(max_examples=40, deadline=None)
 @given(devices())
 def test_no_two_neighbouring_reads_could_have_been_one(device):
     points, limits, holes = device
@@ -72,6 +74,7 @@ def test_no_two_neighbouring_reads_could_have_been_one(device):
             assert too_far or too_long or hole
 
 
+@settings(max_examples=40, deadline=None)
 @given(devices())
 def test_every_value_is_taken_from_its_own_registers(device):
     points, limits, holes = device
@@ -115,6 +118,7 @@ def test_an_answer_of_another_length_is_malformed():
             block.decode(bytes(size))
 
 
+@settings(max_examples=40, deadline=None)
 @given(devices())
 def test_halving_a_refused_block_corners_every_single_point(device):
     points, limits, holes = device

@@ -5,7 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.api import ConfigError
@@ -101,12 +101,14 @@ def test_a_quantity_outside_the_vocabulary_must_be_declared():
     assert parse("m", declared).quantities["string_voltage_v"].unit == "V"
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_a_map_or_a_configuration_error(text):
     with pytest.raises(ConfigError):
         parse("noise", text)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_map_with_one_character_changed_is_a_map_or_a_configuration_error(data):
     text = library.BESIDE.joinpath("huawei_sun2000.yaml").read_text()

@@ -4,7 +4,7 @@ import struct
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.api import MalformedError
@@ -66,12 +66,14 @@ def test_an_unscaled_number_stays_whole():
     assert type(decode(5, Encoding("u16", 1))) is int
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(-10, 10))
 def test_a_scale_factor_is_exact(bits, exponent):
     value = decode(bits, Encoding("u32", 2), exponent & 0xFFFF)
     assert Decimal(value) * Decimal(10) ** -exponent == bits
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_an_energy_never_loses_a_digit(bits):
     assert decode(bits, Encoding("u64", 4, scale=Decimal("0.01"))) * 100 == bits
@@ -95,6 +97,7 @@ def test_a_split_32_bit_value_with_the_low_word_first():
     assert decode(0x1395_0002, Encoding("u32", 2, order="little")) == 0x0002_1395
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_block_or_malformed(data):
     layout = Layout(4, [Span(0, 1), Span(2, 2)])
@@ -108,6 +111,7 @@ def test_any_bytes_give_a_block_or_malformed(data):
             layout.split(data)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(sorted(TYPES - {"string"})), st.data())
 def test_any_bits_give_a_value(kind, data):
     words = WORDS[kind]
@@ -119,6 +123,7 @@ def test_any_bits_give_a_value(kind, data):
     assert not isinstance(value, Decimal) or value.is_finite()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_a_float_is_the_shortest_text_that_is_still_this_float(number):
     bits = int.from_bytes(struct.pack(">f", number))

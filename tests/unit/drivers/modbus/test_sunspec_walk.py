@@ -5,7 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.api import MalformedError
@@ -177,6 +177,7 @@ def test_a_chain_of_strangers_has_no_points():
         walk(chain((64204, [0] * 8))).register_map()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=300) | st.none(), max_size=100))
 def test_any_answers_give_a_chain_or_malformed_within_a_bounded_number_of_reads(answers):
     asking, waiting = discover(), iter([b"SunS", *answers])
