@@ -50,16 +50,25 @@ def _overview(arguments: list[str]) -> int:
 
 
 def _run(run: Any, args: argparse.Namespace, name: str) -> int:
+    code = 0
     try:
         if inspect.iscoroutinefunction(run):
-            return asyncio.run(_until_told(run(args)))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with contextlib.suppress(KeyboardInterrupt):
-            return int(run(args))
-    except (OSError, ValueError) as error:
-        print(f"edge-sim {name}: {error}", file=sys.stderr)
-        return 1
-    return 0
+            code = asyncio.run(_until_told(run(args)))
+        else:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            with contextlib.suppress(KeyboardInterrupt):
+                code = int(run(args))
+    except* (OSError, ValueError) as errors:
+        code = 1
+        for error in _leaves(errors):
+            print(f"edge-sim {name}: {error}", file=sys.stderr)
+    return code
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
 
 
 async def _until_told(work: Coroutine[Any, Any, int]) -> int:

@@ -176,7 +176,9 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", type=_share, default=0.0, metavar="0..1", help="share of datagrams lost in the air")
     parser.add_argument("--unit", choices=tuple(UNITS), default=plate.unit, help="unit of the registers in kWh (E1)")
     parser.add_argument("--digits", type=int, choices=range(1, 9), default=plate.digits, help="digits shown (D7)")
-    parser.add_argument("--coefficient", type=int, default=plate.coefficient, help="coefficient of the registers (D3)")
+    parser.add_argument(
+        "--coefficient", type=_coefficient, default=plate.coefficient, help="coefficient of the registers (D3)"
+    )
     parser.add_argument("--serial", default=plate.serial, help="manufacturing number (8D)")
     parser.add_argument("--two-wire", action="store_true", help="single-phase two-wire: no current of phase T")
     parser.add_argument(
@@ -228,6 +230,13 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return share
+
+
+def _coefficient(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 999_999:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 999999")
+    return number
 
 
 def _codes(text: str) -> frozenset[int]:
