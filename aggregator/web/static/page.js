@@ -30,7 +30,6 @@ function begin() {
   setInterval(refreshGateways, 10000);
   setInterval(showHealth, 1000);
   setInterval(watchStream, 5000);
-  refreshData();
 }
 
 function kept(key) {
@@ -63,7 +62,8 @@ async function refreshGateways() {
   showNotice();
   showPicker();
   if (page.gateways.length && !page.gateways.some((one) => one.id === page.id)) choose(best(page.gateways).id);
-  else if (page.gateways.length && page.detail === null) choose(page.id);
+  else if (page.gateways.length && page.source === null) choose(page.id);
+  showHead();
 }
 
 function best(gateways) {

@@ -27,7 +27,7 @@ const WORDS = {
     now: "Power now", today: "Today", energies: "Energy today", passages: "Watch-over tags", health: "Gateway", lamp: "Alert lamp",
     grid: "Grid", pv: "Solar", battery: "Battery", load: "Home", home: "Home",
     buying: "importing", selling: "exporting", generating: "producing", charging: "charging", discharging: "discharging", idle: "idle",
-    import: "Imported", export: "Exported", pv_energy: "Produced", charge: "Charged", discharge: "Discharged", home_energy: "Used at home",
+    import: "Imported", export: "Exported", pv_energy: "Produced", charge: "Charged", discharge: "Discharged", home_energy: "Used",
     self: "Self-sufficiency",
     online: "Online", offline: "Stopped", lost: "Lost", unknown: "Unknown",
     simulated: "Simulated", clock_unknown: "Clock not set", clock_meter: "Clock from the meter", clock_holdover: "Clock in holdover",
