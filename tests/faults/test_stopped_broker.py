@@ -47,4 +47,4 @@ async def test_five_minutes_without_broker_lose_and_double_nothing(home) -> None
         await agent.stop()
     verdict = judge(rows(town.database, HOUSE), served(*logs), [(began, ended)], SLACK_MS)
     assert verdict.clean, verdict
-    assert verdict.matched >= 3 * OUTAGE_S / POLL_S
+    assert verdict.matched >= 2 * OUTAGE_S / POLL_S
