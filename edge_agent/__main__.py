@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks Japanese letters must not end the command
     try:
-        parsed = _parser(words).parse_args(words)
+        parsed = _parsed(words)
         code: int = parsed.run(parsed)
         sys.stdout.flush()
     except ConfigError as error:
@@ -48,6 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    """Parse a command line; devices may also stand after the options, which argparse alone refuses."""
+    parser = _parser(words)
+    parsed, rest = parser.parse_known_args(words)
+    if rest and (parsed.run is not _read or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.devices += rest
+    return parsed
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:

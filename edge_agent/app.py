@@ -32,8 +32,8 @@ UPLINK_STOP_S = 1.5
 VITAL_STOP_S = 0.5
 LEAVE_S = 4.8
 """A stop takes no longer, whatever a driver does: the kernel ends the process then."""
-READ_WAIT_S = 4.0
-"""How long a `read` waits for a device that has not been read yet; a person waits at most 5 s."""
+READ_WAIT_S = 20.0
+"""How long a `read` waits for a device that has not answered since the agent began: longer than usual polls."""
 META_PERIOD_S = 10.0
 """How often it is looked whether a driver has learnt something about its devices."""
 FIRST_HEALTH_S = 3.0
@@ -259,10 +259,7 @@ class Agent:
         return {
             "outbox": self.outbox.statistics(),
             "uplink": self.uplink.statistics(),
-            "drivers": {
-                name: {**self._driver_health(supervisor), **supervisor.status()}
-                for name, supervisor in self.supervisors.items()
-            },
+            "drivers": {name: self._driver_health(supervisor) for name, supervisor in self.supervisors.items()},
             "lost": dict(self.last.lost),
             "clock": self.clock.quality(),
             **health.box(self.configuration.state_directory),
@@ -271,7 +268,8 @@ class Agent:
     def _driver_health(self, supervisor: Supervisor) -> dict[str, Any]:
         counters = supervisor.health()
         last_ms = counters.pop("last_ms")
-        return counters | {"last": self._time(last_ms) if isinstance(last_ms, int) else None}
+        told = counters | {"last": self._time(last_ms) if isinstance(last_ms, int) else None}
+        return told | ({"detail": own} if (own := dict(supervisor.status())) else {})
 
     def _time(self, boot_ms: int) -> str | None:
         offset_ms = self.clock.offset_ms()

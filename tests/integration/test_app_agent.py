@@ -220,6 +220,7 @@ async def test_meta_says_what_the_drivers_know_and_what_their_quantities_mean(ou
 
 async def test_a_drivers_commands_are_carried_out_under_its_name(outside, written):
     async with serving(written({"rain": {"driver": "outside", "how": "well"}, "wave": sine()})) as agent:
+        assert (await ask(agent, "status"))["drivers"]["rain"]["detail"] == {"runs": 1}
         assert await ask(agent, "rain.measure") == {"did": "measure"}
         for name, says in (
             ("rain.dance", "not today"),

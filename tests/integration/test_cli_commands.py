@@ -72,7 +72,10 @@ def test_a_file_that_is_not_there_is_named(command, capsys):
     assert "/nowhere/house.yaml: cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["read"], ["outbox"], ["outbox", "burn", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["nonsense"], ["read"], ["read", "x", "--jsn"], ["run", "x", "y"], ["outbox"], ["outbox", "burn", "x"]],
+)
 def test_a_wrong_command_line_is_exit_code_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -95,8 +98,9 @@ def test_read_gives_programs_one_object_a_device(house, capsys):
 
 def test_read_of_some_devices_leaves_the_others_alone(house, capsys):
     path = house({"wave": {"driver": "sine"}, "pv": {"driver": "nobodys"}})
-    assert main(["read", "--json", path, "wave"]) == 0
-    assert [one["device"] for one in objects(capsys.readouterr().out)] == ["wave"]
+    for words in (["--json", path, "wave"], [path, "--json", "wave"], [path, "wave", "--json"]):
+        assert main(["read", *words]) == 0
+        assert [one["device"] for one in objects(capsys.readouterr().out)] == ["wave"]
 
 
 def test_read_of_an_unknown_device_names_the_known_ones(house, capsys):
