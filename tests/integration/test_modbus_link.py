@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import struct
 import tty
 from contextlib import asynccontextmanager
@@ -375,6 +376,47 @@ async def test_callers_that_come_together_are_served_one_after_the_other():
     async with linked(counting) as (link, _):
         answers = await asyncio.gather(*(read(link, address) for address in range(20)))
     assert answers == [registers(address, 2) for address in range(20)]
+
+
+def mean(rng, timeout_s):
+    """A unit that answers in order, but as it likes."""
+    busy = asyncio.Lock()
+
+    async def behaviour(ask):
+        kind = rng.choice(("honest", "honest", "honest", "late", "short", "twice", "foreign", "silent"))
+        async with busy:
+            if kind == "late":
+                await asyncio.sleep(timeout_s * rng.uniform(1.05, 1.4))
+            if kind == "foreign":
+                ask.answer(unit=ask.unit + 1)
+            elif kind == "short":
+                ask.answer(ask.pdu(count=1))
+            elif kind != "silent":
+                ask.answer()
+            if kind == "twice":
+                ask.answer()
+
+    return behaviour
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rtu", [False, True])
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_no_answer_is_ever_taken_for_that_of_another_request(rtu, seed):
+    """Late, short, doubled, foreign and absent answers in any order; what is returned is what was asked for."""
+    rng, timeout_s, served = random.Random(seed), 0.06, 0
+    async with linked(mean(rng, timeout_s), rtu=rtu) as (link, _):
+        for _ in range(120):
+            address = rng.randrange(0xF000)
+            try:
+                answer = await read(link, address, timeout_s=timeout_s)
+            except (LinkError, MalformedError):
+                if not link.is_open:
+                    await link.open(1)
+            else:
+                served += 1
+                assert answer == registers(address, 2)
+    assert served > 30
 
 
 async def test_a_serial_line_waits_out_a_late_answer_and_keeps_its_silence():
