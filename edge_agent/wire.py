@@ -20,8 +20,8 @@ MAX_INFLATED_BYTES = 1024 * 1024
 MAX_ROWS = 100
 MAX_BATCH_BYTES = 16 * 1024
 
-GATEWAY_ID = re.compile(r"^(?!all$)[a-z0-9][a-z0-9-]{2,31}$")
-EPOCH = re.compile(r"^[0-9a-f]{16}$")
+GATEWAY_ID = re.compile(r"^(?!all$)[a-z0-9][a-z0-9-]{2,31}\Z")
+EPOCH = re.compile(r"^[0-9a-f]{16}\Z")
 UP = "gw/v1"
 DOWN = "gwc/v1"
 
