@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import shutil
 import socket
 import tempfile
@@ -224,6 +225,10 @@ class BlueZ:
         self._signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface, changed, []])
 
     def _signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
+        # dbus-fast gives the connection up when its socket is full, so wait until the daemon has read on; a socket
+        # that is writable has three quarters of its buffer free.
+        if (socket_fd := self._bus._fd) is not None:  # noqa: SLF001  (it offers no public one)
+            select.select([], [socket_fd], [], BUS_WITHIN_S)
         self._bus.send(Message.new_signal(path, interface, member, signature, body))
 
     def _on_message(self, message: Message) -> Message | bool | None:

@@ -16,8 +16,8 @@ import msgspec
 from drivers.api import MalformedError
 from drivers.ble_tags.adverts import key_of_id
 
-MAX_LIST_BYTES = 2 * 1024 * 1024
-"""20,000 entries of some 100 bytes: the children of a city of 300,000 people."""
+MAX_LIST_BYTES = 4 * 1024 * 1024
+"""20,000 entries of some 140 bytes (the children of a city of 300,000 people), and room."""
 MAX_TAGS = 20_000
 MAX_VERSION = 2**53
 """Beyond this a JSON number is no longer exact everywhere."""
