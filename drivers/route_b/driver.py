@@ -207,7 +207,6 @@ class RouteB:
                 await session.join(pan)
             except NoAnswerError as error:
                 log.info("%s: the remembered network is not there: %s", self._device, error)
-                await memory.update({"pan": None})
                 pan = None
         if pan is None:
             self._state = "scanning"
