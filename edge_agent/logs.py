@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Mapping
 from typing import Literal, TextIO
 
@@ -42,7 +43,10 @@ class Secrets:
         """Hide a secret file's text: the whole, each line, and each word long enough to matter."""
         whole = {text.strip(), *(line.strip() for line in text.splitlines())}
         parts = {part for part in re.split(r"[\s\"':,{}=]+", text) if len(part) >= LONG_WORD or not part.isalpha()}
-        self._words |= {word for word in whole | parts if len(word) >= MIN_SECRET}
+        plain = unicodedata.normalize("NFKC", text)  # a driver may forgive spaces and full-width digits off a letter
+        joined = ("".join(value.split()) for value in re.findall(r':\s*"([^"]*)"', plain))
+        quoted = {value for value in joined if len(value) >= LONG_WORD}
+        self._words |= {word for word in whole | parts | quoted if len(word) >= MIN_SECRET}
         longest_first = sorted(self._words, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 

@@ -95,6 +95,13 @@ def test_a_password_of_letters_alone_is_masked_and_the_words_around_it_are_not()
     assert secrets.masked("the password hunter is wrong") == "the password *** is wrong"
 
 
+def test_a_secret_typed_with_spaces_and_full_width_digits_is_masked_as_the_driver_uses_it():
+    secrets = Secrets()
+    secrets.add('{"id": "0011 2233 4455 6677 8899 AABB CCDD EEFF", "password": "０１２３４５６７８９ＡＢ"}')
+    assert secrets.masked("SKSETRBID 00112233445566778899AABBCCDDEEFF") == "SKSETRBID ***"
+    assert secrets.masked("SKSETPWD C 0123456789AB") == "SKSETPWD C ***"
+
+
 @given(st.text(min_size=4).filter(lambda text: len(text.strip()) >= 4), st.text(), st.text())
 def test_a_secret_never_survives(secret, before, after):
     secrets = Secrets()
