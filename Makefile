@@ -13,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: setup demo test test-package check fix bench deb requirements host-demo host-test clean
+.PHONY: setup demo test test-package check fix bench deb requirements host-demo host-test host-package clean
 .DELETE_ON_ERROR:
 
 setup: .venv/project-test.stamp
@@ -31,7 +31,7 @@ check: .venv/project-test.stamp
 test: host-test .venv/project-test.stamp
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not package" $(ARGS)
 
-test-package: host-test .venv/project-test.stamp
+test-package: host-package .venv/project-test.stamp
 	$(BIN)/pytest -q -m package $(ARGS)
 
 fix: .venv/project-test.stamp
@@ -56,6 +56,9 @@ host-demo:
 
 host-test:
 	@packaging/host.sh test
+
+host-package:
+	@packaging/host.sh package
 
 # The environment: pinned and hashed, then the checkout itself. A stamp makes the second call instant.
 .venv/bin/python:

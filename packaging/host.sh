@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the host itself must offer: `host.sh python PYTHON | demo | test`. Installs missing Debian packages where it may, announced,
+# What the host itself must offer: `host.sh python PYTHON | demo | test | package`. Installs missing Debian packages where it may, announced,
 # and starts no service; where it may not, it says what to type and lets the rest go on.
 set -eu
 
@@ -19,6 +19,10 @@ needs() {
         echo 'font:Noto-Sans-CJK fonts-noto-cjk readable-Japanese-in-screenshots'
         echo 'systemd-analyze systemd the-tests-of-the-units'
         echo 'faketime faketime the-tests-of-a-wrong-clock'
+        ;;
+    package)
+        echo 'systemd-analyze systemd the-test-of-the-package'
+        echo 'systemd-nspawn systemd-container the-test-of-the-package'
         echo 'mmdebstrap mmdebstrap the-test-of-the-package'
         ;;
     esac
@@ -97,9 +101,9 @@ python_for_venv() {
 
 case ${1:-} in
 python) python_for_venv "$2" ;;
-demo | test) provide "$1" ;;
+demo | test | package) provide "$1" ;;
 *)
-    say "usage: $0 python PYTHON | demo | test"
+    say "usage: $0 python PYTHON | demo | test | package"
     exit 2
     ;;
 esac

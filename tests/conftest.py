@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -23,13 +24,6 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 
-def missing(reason: str) -> None:
-    """End the test that asks: skipped at a desk, failed in CI, where nothing may be missing."""
-    if in_ci():
-        pytest.fail(f"{reason}; CI runs every test", pytrace=False)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
@@ -37,14 +31,26 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def require():
-    """`require("mosquitto")` returns the program's path, or ends the test: skipped, or failed where CI=true."""
+def missing():
+    """`missing(reason)` ends the test that asks: skipped at a desk, failed in CI, where nothing may be missing."""
+
+    def end(reason: str) -> NoReturn:
+        if in_ci():
+            pytest.fail(f"{reason}; CI runs every test", pytrace=False)
+        pytest.skip(reason)
+
+    return end
+
+
+@pytest.fixture(scope="session")
+def require(missing):
+    """`require("mosquitto")` returns the program's path, or ends the test as `missing` does."""
 
     def find(program: str) -> str:
         path = shutil.which(program, path=SEARCH_PATH)
         if path is None:
             missing(f"{program} is not installed (make test adds it where it may)")
-        return str(path)
+        return path
 
     return find
 
