@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -38,7 +39,11 @@ NO_PATH = frozenset({10, 11})
 """A gateway says that the unit behind it does not answer."""
 
 SILENCES_BEFORE_REOPEN = 3
-"""Time-outs in a row of the whole endpoint after which it is closed: a later answer than two time-outs dies with it."""
+"""Time-outs of one unit, with no answer of any unit between them, after which the endpoint is closed.
+
+A link that is open but mute recovers that way, and an answer later than two time-outs dies with its connection. Several
+dead units beside one that answers do not count together.
+"""
 
 LONGER_THAN_ANY_TIMEOUT_S = 60
 """pymodbus' own time-out never strikes; ours does, per unit."""
@@ -126,7 +131,7 @@ class Link:
         self._deadline: asyncio.Timeout | None = None
         self._free_at_ms = 0
         self._drained_at = 0.0
-        self._silences = 0
+        self._silences: Counter[int] = Counter()
         self._answer_missing = False
 
     @property
@@ -157,7 +162,8 @@ class Link:
     def close(self) -> None:
         """Close the endpoint; safe at any time."""
         client, self._client = self._client, None
-        self._silences, self._drained_at, self._answer_missing = 0, 0.0, False
+        self._silences.clear()
+        self._drained_at, self._answer_missing = 0.0, False
         if client is not None:
             client.close()
 
@@ -200,7 +206,7 @@ class Link:
             raise LinkError(f"{self.endpoint}: {error}") from error
         finally:
             self._deadline = None
-        self._silences = 0
+        self._silences.clear()
         return answer
 
     def _checked(self, answer: ModbusPDU, unit: int, request: Request) -> bytes:
@@ -235,9 +241,9 @@ class Link:
             self._drained_at = asyncio.get_running_loop().time() + timeout_s
 
     def _silence(self, unit: int, timeout_s: float) -> LinkError:
-        """Return the error for an unanswered request; the third in a row closes a link that is open but mute."""
-        self._silences += 1
-        if self._silences < SILENCES_BEFORE_REOPEN:
+        """Return the error for an unanswered request; the third closes a link that is open but mute."""
+        self._silences[unit] += 1
+        if self._silences[unit] < SILENCES_BEFORE_REOPEN:
             return SilentError(f"unit {unit} at {self.endpoint} is silent for {timeout_s:g} s")
         self.close()
         return LinkError(f"{self.endpoint} is open but mute")

@@ -13,6 +13,7 @@ from drivers import contract
 from drivers.api import ConfigError, Context, Event, LinkError, Sample
 from drivers.contract import DictMemory, FastClock, Rig
 from drivers.modbus import driver as driver_module
+from drivers.modbus import library
 from drivers.modbus.driver import create
 from simulators.house import House
 from simulators.inverter import ILLEGAL_ADDRESS, InverterServer, Unit, huawei, sunspec, units_of
@@ -180,6 +181,29 @@ async def test_a_dead_unit_costs_its_neighbours_one_time_out_in_each_back_off_pe
     assert took < 12 * 0.05 + 2 * 0.1 + 0.15  # twelve ticks, at most one time-out in the second of back-off
     assert town.events() == []
     assert town.events("dead") == ["device_lost"]
+
+
+async def test_many_dead_units_do_not_take_the_link_from_the_one_that_answers(town):
+    dead = {f"dead{unit}": {"map": "huawei_sun2000", "unit": unit} for unit in range(3, 8)}
+    town.server.silent |= {device["unit"] for device in dead.values()}
+    opened = []
+    town.server.rounds, rounds = lambda: opened.append(1) or rounds(), town.server.rounds
+    async with town.running(town.build(dead | {"inverter": {"map": "huawei_sun2000", "unit": 1}}, timeout_s=0.05)):
+        await town.until(lambda: len(town.samples()) >= 5)
+        await town.until(lambda: all(town.events(name) == ["device_lost"] for name in dead))
+    assert town.events() == []
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("name", [*library.known(), "sunspec"])
+async def test_every_shipped_map_is_simulated_and_every_point_has_a_value(town, name):
+    unit = {"huawei_sun2000": 1, "sunspec": 2}[name]
+    async with town.running(town.build({"device": {"map": name, "unit": unit}})):
+        await town.until(lambda: town.samples("device"))
+    (sample, *_) = town.samples("device")
+    assert {quantity for quantity, value in sample.values.items() if value is None} <= {"battery_soh_percent"}
+    if name != "sunspec":
+        assert sample.values.keys() == {point.quantity for point in library.find(name).points}
 
 
 async def test_a_link_that_is_cut_is_left_and_opened_again(town):
