@@ -27,6 +27,7 @@ MAX_INCOMING_BYTES = 256 * 1024
 MAX_WAITING = 64
 """Messages received and not yet handled; beyond it the broker has to wait."""
 SUCCESS = 0
+UNSPECIFIED = 0x80
 TAKEN_OVER = 0x8E
 """MQTT 5, 3.14.2.1: another client uses this id."""
 REFUSALS = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
@@ -134,6 +135,9 @@ class Connection:
         self.error = ""
         """Why the connection ended."""
         self.taken_over = False
+        """The broker said that another client took our name (MQTT 5; not every broker says so)."""
+        self.dropped = False
+        """The broker, or the network, ended the connection without a word."""
         self.receive_maximum = 65535
         """How many publishes the broker takes unacknowledged."""
         self.max_packet_bytes = 268_435_455
@@ -216,10 +220,10 @@ class Connection:
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
         self._post(self._greeted, reason.value, str(reason), properties)
 
-    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if reason.value == TAKEN_OVER:
-            self.taken_over = True
-        self._post(self._end, f"{self._where()}: {reason}")
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        self.taken_over = reason.value == TAKEN_OVER
+        self.dropped = reason.value == UNSPECIFIED and not flags.is_disconnect_packet_from_server
+        self._post(self._end, f"{self._where()}: {'the connection was dropped' if self.dropped else reason}")
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self._post(self._acknowledged, mid, reason.value)

@@ -29,6 +29,9 @@ STEADY_S = 60.0
 """A connection that stood this long counts as stable: the next wait starts small again."""
 TAKEN_OVER_WITHIN_S = 600.0
 TAKEN_OVER_TIMES = 3
+DROPPED_TIMES = 6
+"""Mosquitto 2.0 and MQTT 3.1.1 do not say "taken over": idle connections dropped so often mean the same, as long as
+the next attempt always succeeds at once; a broker that is restarted is away for a moment."""
 SLOW_S = (300.0, 900.0)
 """How long to stay away when another client keeps taking our name."""
 PUBACK_S = 60.0
@@ -94,6 +97,7 @@ class Uplink:
         self._stopped = asyncio.Event()
         self._reason = "stopped"
         self._taken_over: deque[float] = deque(maxlen=TAKEN_OVER_TIMES)
+        self._dropped: deque[float] = deque(maxlen=DROPPED_TIMES)
         self._failing = False
         self._refusing = False
         self._counts = dict.fromkeys(("connects", "published", "backfilled", "acknowledged", "refused"), 0)
@@ -182,7 +186,11 @@ class Uplink:
         connection.on_message = self._downlink.hear
         connection.on_end = self._wake.set
         try:
-            await connection.connect()
+            try:
+                await connection.connect()
+            except LinkError:
+                self._dropped.clear()
+                raise
             await self._greet(connection)
             await self._drain(connection)
         finally:
@@ -249,13 +257,17 @@ class Uplink:
         if connection.taken_over:
             self._taken_over.append(now_s)
         elif ended_by_itself:
+            if connection.dropped and not lost:
+                self._dropped.append(now_s)
             for key in self._suspicion.struck(lost, now_s):
                 self._spawn(self._outbox.set_aside(key, "the broker ends the connection whenever it is sent"))
 
     def _is_contested(self) -> bool:
         """Tell whether another client keeps taking our name; then two boxes have one id."""
-        times = self._taken_over
-        contested = len(times) == TAKEN_OVER_TIMES and self._now_s() - times[0] < TAKEN_OVER_WITHIN_S
+        contested = any(
+            len(times) == times.maxlen and self._now_s() - times[0] < TAKEN_OVER_WITHIN_S
+            for times in (self._taken_over, self._dropped)
+        )
         if contested:
             log.error("another client uses the id %s: storing, and trying again seldom", self._gateway)
         return contested
