@@ -39,7 +39,7 @@ fix: .venv/project-test.stamp
 	$(BIN)/ruff format .
 
 bench: .venv/project-test.stamp
-	$(BIN)/pytest -q -p no:randomly -m "" benchmarks $(ARGS)
+	$(BIN)/pytest -q -p no:randomly -m "" --benchmark-columns=min,median,rounds --benchmark-sort=name benchmarks $(ARGS)
 
 deb: .venv/project-test.stamp
 	$(BIN)/python packaging/deb.py $(ARGS)
