@@ -124,7 +124,8 @@ class Link:
     def __init__(self, endpoint: Endpoint, clock: Clock, *, gap_ms: float = 0, connect_delay_ms: float = 0) -> None:
         self.endpoint = endpoint
         self._clock = clock
-        self._gap_ms = math.ceil(max(gap_ms, endpoint.quiet_ms))
+        quiet_ms = max(gap_ms, endpoint.quiet_ms)
+        self._gap_ms = math.ceil(quiet_ms) + 1 if quiet_ms else 0  # + 1, because the clock cuts to whole ms
         self._connect_delay_ms = connect_delay_ms
         self._lock = asyncio.Lock()
         self._client: ModbusBaseClient | None = None
@@ -150,7 +151,7 @@ class Link:
         except (
             OSError,
             ValueError,
-        ) as error:  # TimeoutError is an OSError; pyserial raises ValueError for its settings
+        ) as error:  # ValueError is pyserial's for wrong settings
             raise LinkError(f"{self.endpoint} cannot be opened: {error or 'no answer'}") from error
         finally:
             if not client.connected:

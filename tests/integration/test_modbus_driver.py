@@ -15,8 +15,10 @@ from drivers.contract import DictMemory, FastClock, Rig
 from drivers.modbus import driver as driver_module
 from drivers.modbus import library
 from drivers.modbus.driver import create
+from simulators.clock import SimulatedClock
 from simulators.house import House
 from simulators.inverter import ILLEGAL_ADDRESS, InverterServer, Unit, huawei, sunspec, units_of
+from simulators.log import ServedLog
 
 NOON_MS = 1_780_239_600_000 + 12 * 3_600_000
 NOON = House(seed=1).at(NOON_MS)
@@ -330,6 +332,28 @@ async def test_slow_points_are_read_seldom(town, tmp_path):
     slow = sum("battery_soc_percent" in one for one in keys)
     assert 2 <= slow <= 4
     assert sum("ac_frequency_hz" in one for one in keys) == 1
+
+
+async def test_each_sample_is_one_line_of_the_simulators_log_and_not_older(tmp_path):
+    real = SimulatedClock()
+    house, log = House(start_ms=real.unix_ms()), ServedLog(tmp_path / "log", real)
+    server = InverterServer(units_of(), lambda: house.at(real.unix_ms()), log)
+    await server.start()
+    try:
+        judged = Town(server, FastClock())
+        async with judged.running(judged.build()):
+            await judged.until(lambda: len(judged.samples()) >= 8)
+    finally:
+        await server.close()
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    lines = [line for line in lines if "values" in line]
+    offset_ms = judged.clock.unix_ms() - judged.clock.boot_ms()
+    for sample, line in zip(judged.samples(), lines, strict=False):
+        told = {name: str(value) for name, value in line["values"].items()}
+        assert {name: str(value) for name, value in sample.values.items()} == told
+        assert -2 <= sample.at + offset_ms - line["sim"] < 100
+    assert len(lines) - len(judged.samples()) in {0, 1}
 
 
 async def test_it_keeps_up_with_six_hundredfold_time(town):
