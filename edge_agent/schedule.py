@@ -13,6 +13,8 @@ LIVE_SLOTS = 2
 """Slots that a backlog never takes from the newest batches."""
 PATIENCE_S = 20.0
 MAX_PATIENCE_S = 300.0
+REFUSED_S = 2.0
+"""What the broker says it did not deliver need not be waited for as long; doubling like the rest."""
 RATE_PER_S = 5.0
 BURST = 5.0
 MAX_TRACKED = 10_000
@@ -121,6 +123,15 @@ class Schedule:
             for key, tracked in self._tracked.items():
                 if key not in flying and tracked.due_s != float("inf"):
                     tracked.due_s = now_s
+
+    def refused(self, flight: Flight, now_s: float) -> None:
+        """Note that the broker delivered a message to nobody (an aggregator that is not back yet, a denied topic)."""
+        for key in flight.keys:
+            if tracked := self._tracked.get(key):
+                tracked.due_s = now_s + spread(min(REFUSED_S * 2 ** (tracked.attempts - 1), MAX_PATIENCE_S))
+        flight.keys.clear()
+        if flight.backfill and not self.answering:
+            self._probe_s = now_s + spread(min(REFUSED_S * 2 ** (self._probes - 1), MAX_PATIENCE_S))
 
     def look(self, now_s: float) -> None:
         """Drop flights that are over, and notice silence."""

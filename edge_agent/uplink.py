@@ -371,6 +371,7 @@ class Uplink:
             self._counts["refused"] += 1
             log.log(logging.DEBUG if self._refusing else logging.WARNING, "the broker refuses batches: 0x%02X", code)
             self._refusing = True
+            self._schedule.refused(flight, self._now_s())
             return
         self._refusing = False
         if self._settings.acknowledged_by == "broker":

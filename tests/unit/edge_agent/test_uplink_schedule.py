@@ -138,3 +138,17 @@ def test_a_batch_that_passes_is_free_of_suspicion():
     suspicion.confirmed([key(1)])
     assert not suspicion.is_suspect(key(1))
     assert not suspicion.is_struck(key(1))
+
+
+def test_what_the_broker_delivered_to_nobody_is_tried_sooner_and_ever_more_seldom(schedule):
+    now, waits = 0.0, []
+    for _ in range(8):
+        flight = confirmed(schedule.sent([key(1)], 100, now, backfill=True))
+        schedule.refused(flight, now)
+        schedule.look(now)
+        began = now
+        while not (schedule.due(now, 10) and schedule.may_send_backfill(now)):
+            now += 0.1
+        waits.append(now - began)
+    for wait, expected in zip(waits, [2, 4, 8, 16, 32, 64, 128, 256], strict=True):
+        assert expected * 0.74 < wait < expected * 1.3
