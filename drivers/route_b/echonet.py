@@ -46,6 +46,7 @@ _TO_DESTINATION = frozenset((SET_I, SET_C, GET, INF_REQ, SET_GET, INFC_RES))
 _HEAD = Struct(">HH3s3sBB")
 _EHD = 0x1081
 _NONE: Mapping[int, bytes] = {}
+_new = tuple.__new__  # the constructor of a NamedTuple costs a tenth of the whole decoding
 
 
 class FrameError(MalformedError):
@@ -105,7 +106,7 @@ def decode(data: bytes) -> Frame:
         raise _wrong_list(data, 11) from None
     if offset != size or len(properties) != count or not count:
         raise _wrong_list(data, 11)
-    return Frame(tid, seoj, deoj, esv, properties)
+    return _new(Frame, (tid, seoj, deoj, esv, properties, _NONE))
 
 
 def _decode_two_lists(data: bytes, tid: int, seoj: bytes, deoj: bytes, esv: int) -> Frame:
