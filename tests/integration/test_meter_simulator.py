@@ -398,6 +398,20 @@ async def test_what_the_air_loses_is_neither_answered_nor_logged(tmp_path):
     log.close()
 
 
+async def test_an_answer_that_comes_after_the_session_is_neither_delivered_nor_logged(tmp_path):
+    log = ServedLog(tmp_path / "served", SimulatedClock(None, lambda: START_MS))
+    async with plugged(tmp_path, log=log, radio=Radio(latency_s=0.1)) as line:
+        await line.join()
+        line.send(GET_POWER)
+        await line.until(b"OK\r\n")
+        await line.ask("SKRESET")
+        await asyncio.sleep(0.15)
+        assert (await line.ask("SKVER"))[-1] == "OK"
+        assert b"E704" not in line.heard
+    assert (tmp_path / "served").read_text() == ""
+    log.close()
+
+
 @pytest.mark.parametrize(("notify", "service"), [("inf", "73"), ("infc", "74")])
 async def test_each_half_hour_is_notified_within_seconds(tmp_path, notify, service):
     parser = argparse.ArgumentParser()

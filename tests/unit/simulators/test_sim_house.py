@@ -106,6 +106,12 @@ def test_the_battery_fills_up_and_gives_back_in_the_evening():
     assert charges[23] < max(charges[:23])
 
 
+def test_without_sun_the_battery_stops_at_its_reserve():
+    house = House(seed=2, pv_peak_w=0)
+    charges = [house.at(house.start_ms + day * DAY_MS).soc_permille for day in range(8)]
+    assert 149 <= charges[-1] == charges[-2] <= 250
+
+
 def test_a_house_without_battery_or_sun_takes_all_from_the_grid():
     house = House(1, pv_peak_w=0, battery_wh=0)
     now = house.at(house.start_ms + 12 * HOUR_MS)

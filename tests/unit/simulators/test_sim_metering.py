@@ -198,6 +198,7 @@ def test_the_node_profile_names_its_one_meter():
     assert ask(meter(), "6201D600", destination="0EF001") == "7201D60401028801"
     assert ask(meter(), "6201D500", destination="0EF000") == "7201D50401028801"
     assert ask(meter(), "6101D600", destination="0EF001") == "5101D600"
+    assert ask(meter(), "6101E50101", destination="0EF001") == "5101E50101"
     assert meter().instance_list().frame.encode().hex().upper() == "108100010EF0010EF0017301D50401028801"
 
 
