@@ -136,17 +136,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raises StoreError or ConfigError when it cannot begin."""
+async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
+    """Serve until `stop`, or SIGTERM or SIGINT where none is given; raises StoreError or ConfigError at once."""
     read_password(settings.mqtt)
     store = SqliteStore(Path(settings.store.path))
     try:
-        await _serve(settings, store)
+        await _serve(settings, store, stop or _stop_signal())
     finally:
         await store.close()
 
 
-async def _serve(settings: Settings, store: Store) -> None:
+async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> None:
     live, vitals = Live(unix_ms), Vitals()
     await _remember(store, live)
     broker = Broker(settings.mqtt, lambda message: live.hear(message.topic, message.payload, retained=message.retained))
@@ -165,16 +165,16 @@ async def _serve(settings: Settings, store: Store) -> None:
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = _Server(options)
-    stop = _stop_signal()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(broker.run(), name="broker")
             tasks.create_task(ingest.run(), name="ingest")
             tasks.create_task(ingest.sweep(), name="sweep")
-            tasks.create_task(_serve_http(server, settings), name="http")
+            http = tasks.create_task(_serve_http(server, settings), name="http")
             await stop.wait()
             live.close()
             server.should_exit = True
+            await http
             raise StoppedError
     except* StoppedError:
         log.info("stopped")

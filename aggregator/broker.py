@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 import time
 from collections import deque
@@ -61,6 +62,19 @@ class Message:
     mid: int
     qos: int
     connection: object
+
+
+class _Client(paho.Client):
+    """paho, which forgets to close a Unix socket that nobody listens to."""
+
+    def _create_unix_socket_connection(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(self._host)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
 
 class Broker:
@@ -179,7 +193,7 @@ class Broker:
     def _new_client(self, loop: asyncio.AbstractEventLoop) -> paho.Client:
         settings = self._settings
         modern = settings.version == "5"
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if modern else MQTTProtocolVersion.MQTTv311,
