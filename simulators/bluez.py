@@ -42,6 +42,8 @@ TEMPORARY_MS = 30_000
 RSSI_STEP_DB = 8
 BUS_WITHIN_S = 10.0
 LONGEST_SOCKET_PATH = 107
+SETTLE_S = 2.0
+"""Real seconds that a scanner gets to learn its tags before somebody walks past."""
 FASTEST = 60.0
 """Above this speed the walks are slowed down, so that the packets in a real second stay bounded."""
 
@@ -115,6 +117,7 @@ class BlueZ:
         self._objects: dict[str, dict[str, _Props]] = {"/org/bluez": {"org.bluez.AgentManager1": {}}, HCI: _adapter()}
         self._heard_ms: dict[str, int] = {}
         self._scanners: set[str] = set()
+        self._since_s = 0.0
         self._filters: dict[str, Mapping[str, Variant]] = {}
         self._methods: dict[tuple[str, str], Callable[[Message], Message | bool | None]] = {
             (OBJECTS, "GetManagedObjects"): lambda m: Message.new_method_return(m, "a{oa{sa{sv}}}", [self._objects]),
@@ -131,6 +134,10 @@ class BlueZ:
     def listening(self) -> bool:
         """Whether anyone scans."""
         return bool(self._scanners)
+
+    def listening_s(self) -> float:
+        """Return for how many real seconds somebody has scanned; below zero while nobody does."""
+        return asyncio.get_running_loop().time() - self._since_s if self._scanners else -1.0
 
     @property
     def known(self) -> int:
@@ -282,6 +289,8 @@ class BlueZ:
             return Message.new_error(message, "org.bluez.Error.NotReady", "Resource Not Ready")
         if message.sender in self._scanners:
             return Message.new_error(message, "org.bluez.Error.InProgress", "Operation already in progress")
+        if not self._scanners:
+            self._since_s = asyncio.get_running_loop().time()
         self._scanners.add(message.sender or "")
         self._tell_discovering()
         return Message.new_method_return(message)
@@ -369,16 +378,33 @@ async def walk(bluez: BlueZ, one: Walk, clock: SimulatedClock, log: ServedLog) -
         send(bluez, one.tag, packet.rssi, now_ms)
 
 
-async def play_walks(bluez: BlueZ, schedule: Iterable[Walk], clock: SimulatedClock, log: ServedLog) -> None:
-    """Play walks as they come; those that began before now are left out. Forgets silent devices on the way."""
+async def play_walks(
+    bluez: BlueZ,
+    schedule: Iterable[Walk],
+    clock: SimulatedClock,
+    log: ServedLog,
+    *,
+    count: int | None = None,
+    settle_s: float = 0.0,
+) -> None:
+    """Play walks as they come, at most `count`; forgets silent devices on the way.
+
+    Left out are walks that would begin while nobody has scanned for `settle_s` (real): a pole that has just started
+    does not know its tags yet.
+    """
+    played = 0
     async with asyncio.TaskGroup() as group:
         for one in schedule:
+            if played == count:
+                break
             if one.enters_ms < clock.unix_ms():
                 continue
             while clock.unix_ms() < one.enters_ms:
                 await clock.sleep_until(min(one.enters_ms, clock.unix_ms() + TEMPORARY_MS // 3))
                 bluez.expire(clock.unix_ms())
-            group.create_task(walk(bluez, one, clock, log), name=f"walk of {one.tag.pseudonym}")
+            if bluez.listening_s() >= settle_s:
+                played += 1
+                group.create_task(walk(bluez, one, clock, log), name=f"walk of {one.tag.pseudonym}")
         while True:
             await clock.sleep_until(clock.unix_ms() + TEMPORARY_MS // 3)
             bluez.expire(clock.unix_ms())
@@ -431,7 +457,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=1, help="another number gives other walks")
     parser.add_argument("--tags", type=_positive, default=12, metavar="N", help="how many tags there are (default 12)")
-    parser.add_argument("--walks", type=_positive, metavar="N", help="stop walking after so many (default: never)")
+    parser.add_argument(
+        "--walks", type=_positive, metavar="N", help="stop after so many that a scanner heard (default: never)"
+    )
     parser.add_argument(
         "--strangers", type=float, default=10.0, metavar="RATE", help="their packets in a real second (default 10)"
     )
@@ -452,7 +480,7 @@ async def run(args: argparse.Namespace) -> int:
     clock = clock_from(args)
     pace = pace_for(args.speed) if args.pace is None else args.pace
     tags = make_tags(args.tags)
-    schedule = _limited(walks(tags, seed=args.seed, start_ms=clock.begins_ms, pace=pace), args.walks)
+    schedule = walks(tags, seed=args.seed, start_ms=clock.begins_ms, pace=pace)
     if args.tags_file is not None:
         _write(args.tags_file, enrolment(tags, clock.real_ms() // 1000))
     log = ServedLog(args.log, clock)
@@ -463,7 +491,8 @@ async def run(args: argparse.Namespace) -> int:
             await bluez.appear()
             print(f"DBUS_SYSTEM_BUS_ADDRESS={address}", flush=True)  # noqa: T201  (a command line)
             async with asyncio.TaskGroup() as group:
-                group.create_task(play_walks(bluez, schedule, clock, log), name="walks")
+                playing = play_walks(bluez, schedule, clock, log, count=args.walks, settle_s=SETTLE_S)
+                group.create_task(playing, name="walks")
                 if args.strangers > 0:
                     group.create_task(play_strangers(bluez, clock, args.strangers, args.seed), name="strangers")
         finally:
@@ -475,13 +504,6 @@ async def run(args: argparse.Namespace) -> int:
 def pace_for(speed: float) -> float:
     """Return how much slower walks must be at a speed; the pole's `leave_after_s` has to grow by the same factor."""
     return max(1.0, speed / FASTEST)
-
-
-def _limited(schedule: Iterable[Walk], count: int | None) -> Iterable[Walk]:
-    for number, one in enumerate(schedule):
-        if number == count:
-            return
-        yield one
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

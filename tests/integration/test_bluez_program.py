@@ -30,6 +30,7 @@ async def test_any_client_hears_the_tags_that_the_program_enrols(tmp_path, monke
     assert all(walk["leaves"] > walk["enters"] for walk in walks)
     assert len(heard) > 5, "strangers are in the air"
     assert program.exit_code == 0
+    assert len(walks) == 2
     assert not bus.exists()
 
 

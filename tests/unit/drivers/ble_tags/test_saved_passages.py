@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drivers.api import MEMORY_LIMIT_BYTES
@@ -62,7 +62,7 @@ RECORDS = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS, st.integers(0, 10**12), st.none() | st.integers(0, 10**13))
 def test_whatever_lies_in_memory_nothing_breaks(record, now_ms, unix_ms) -> None:
     for stay in saved.restore(lambda _: record, now_ms, unix_ms):
