@@ -61,7 +61,7 @@ class Timeouts:
     join_s: float = 60.0
     one_property_s: float = 20.0
     several_properties_s: float = 60.0
-    resend_s: float = 5.0  # after the dongle could not send (channel busy, no acknowledgement)
+    resend_s: float = 5.0  # after the dongle could not send (channel busy, no acknowledgement), or bytes were spoilt
     late_beacon_s: float = 0.5  # some descriptions come after the end of the scan
     stalled_bytes_s: float = 2.0
 
@@ -88,7 +88,7 @@ class _Answer:
 
 @dataclass(slots=True)
 class _Request:
-    """The question in flight; its outcome is None when the dongle could not send it, or why no answer can come."""
+    """The question in flight; its outcome is None when it may have got lost, or why no answer can come."""
 
     tid: int
     epcs: tuple[int, ...]
@@ -284,14 +284,25 @@ class Session:
             request.taken = True
             if _failed(answer):
                 raise NoAnswerError(f"the dongle refuses to send: {answer.done.result()}")
-            outcome = await request.outcome
+            outcome = await self._outcome(request)
             if isinstance(outcome, SessionLostError):
                 raise outcome
             if outcome is not None:
                 return outcome
             self.counters.resent += 1
-            await asyncio.sleep(self._timeouts.resend_s)
-            request.outcome = asyncio.get_running_loop().create_future()
+
+    async def _outcome(self, request: _Request) -> Frame | SessionLostError | None:
+        """Return what becomes of a request; None when it is to be sent again."""
+        while True:
+            current = request.outcome
+            if (outcome := await current) is not None:
+                return outcome
+            if request.outcome is current:
+                # What was spoilt may have been something else: the answer can still come.
+                request.outcome = asyncio.get_running_loop().create_future()
+                await asyncio.wait([request.outcome], timeout=self._timeouts.resend_s)
+                if not request.outcome.done():
+                    return None
 
     async def _answer_infcs(self) -> None:
         while True:
@@ -328,8 +339,7 @@ class Session:
                 if len(self._pans) < MAX_PANS:
                     self._pans.append(item)
             case Noise(reason):
-                self.counters.malformed += 1
-                log.debug("dropped: %s", reason)
+                self._take_noise(reason)
 
     def _take_line(self, text: str) -> None:
         log.debug("< %s", skstack.masked(text))
@@ -342,14 +352,19 @@ class Session:
         elif len(answer.lines) < MAX_LINES and (not answer.expects or text.startswith(answer.expects)):
             answer.lines.append(text)
 
+    def _take_noise(self, reason: str) -> None:
+        self.counters.malformed += 1
+        log.debug("dropped: %s", reason)
+        self._settle_request(None)  # it may have been the answer, which nobody sends twice
+
     def _take_event(self, event: SkEvent) -> None:
         match event.number:
             case 0x20:
                 self._beacons += 1
-            case 0x21 if self._joining is not None:
+            case 0x21:
                 self._settle_command()
-            case 0x21 if event.parameter == 1:
-                self._settle_request(None)
+                if event.parameter == 1:
+                    self._settle_request(None)
             case 0x22:
                 if self._scanned is not None and not self._scanned.done():
                     self._scanned.set_result(None)
@@ -395,8 +410,13 @@ class Session:
 
     def _settle_request(self, outcome: Frame | SessionLostError | None) -> None:
         request = self._request
-        if request is None or request.outcome.done():
+        if request is None:
             return
+        if request.outcome.done():
+            if outcome is None or request.outcome.result() is not None:
+                return
+            # It was taken for lost, and nobody has looked yet: this says more.
+            request.outcome = asyncio.get_running_loop().create_future()
         request.outcome.set_result(outcome)
         if isinstance(outcome, Frame):
             self._settle_command()
@@ -416,8 +436,7 @@ class Session:
         try:
             frame = echonet.decode(datagram.data)
         except FrameError as error:
-            self.counters.malformed += 1
-            log.debug("dropped: %s", error)
+            self._take_noise(str(error))
             return
         if frame.esv in (echonet.GET_RES, echonet.GET_SNA):
             self._take_answer(frame)

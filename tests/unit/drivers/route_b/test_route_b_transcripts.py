@@ -212,6 +212,37 @@ async def test_a_request_that_the_dongle_could_not_send_is_sent_again(dongle):
     assert session.counters.resent == 1
 
 
+async def test_a_request_whose_answer_was_spoilt_is_sent_again_long_before_its_deadline(dongle):
+    def spoil_first(data):
+        if len(dongle.requests) == 1:
+            dongle.event(21, "00")
+            dongle.say("0K\r\n")  # not even the OK comes through
+            dongle.datagram(dongle.answer_to(data)[:-1] + "x")
+        else:
+            dongle.reply(data)
+
+    dongle.answers["SKSENDTO"] = spoil_first
+    async with conversation(dongle) as session:
+        session._timeouts = Timeouts(resend_s=0.01)
+        await join(session)
+        assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
+    assert len(dongle.requests) == 2
+
+
+async def test_an_answer_that_comes_after_spoilt_bytes_is_taken_and_nothing_is_sent_again(dongle):
+    def noise_then_answer(data):
+        dongle.datagram("108100")
+        dongle.say("EVENT zz\r\n")
+        dongle.reply(data)
+
+    dongle.answers["SKSENDTO"] = noise_then_answer
+    async with conversation(dongle) as session:
+        await join(session)
+        assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
+    assert len(dongle.requests) == 1
+    assert session.counters.resent == 0
+
+
 async def test_of_several_networks_the_paired_one_is_taken_then_the_strongest(dongle):
     def described(mac, lqi, pair_id):
         return (
