@@ -32,7 +32,8 @@ JST = timezone(timedelta(hours=9))
 FIRST_MOMENT = timedelta(hours=5, minutes=30)
 """The simulated day starts shortly before the sun."""
 READY_WITHIN_S = 60.0
-ALERT_EVERY_S = 20.0
+ALERT_EVERY_S = 300.0
+"""Simulated: as often as a town repeats itself."""
 ALERT_LEVELS = (0, 0, 1, 2, 3, 4, 5, 0)
 """What the town says through a simulated day, three hours each; a drill, and called one."""
 WATCH_EVERY_S = 0.5
@@ -109,10 +110,10 @@ async def _serve(plan: Plan, stop: asyncio.Event, seconds: float | None) -> None
 async def _play_the_town(plan: Plan, stop: asyncio.Event, programs: list[Program]) -> None:
     """Say now and then what a town says: which tags are enrolled, and which alert level holds."""
     town = IotCore(host="127.0.0.1", port=BROKER_PORT, start_broker=False)
-    told_at = -ALERT_EVERY_S
+    told_at = float("-inf")
     try:
         while not stop.is_set():
-            if plan.pole and time.monotonic() - told_at >= ALERT_EVERY_S:
+            if plan.pole and time.monotonic() - told_at >= ALERT_EVERY_S / plan.speed:
                 _tell_the_pole(town, plan)
                 told_at = time.monotonic()
             raise_if_dead(*programs)
