@@ -454,7 +454,7 @@ class Outbox:
                 for driver, key, text in await self._store.memories():
                     self._notebook.load(driver, key, text)
             except ForeignFileError as error:
-                self._move_aside(str(error), f"it is {error}, this is {self._gateway}, version {SCHEMA_VERSION}")
+                self._move_aside(str(error), f"found {error}, expected {self._gateway}, version {SCHEMA_VERSION}")
             except (sqlite3.Error, OSError) as error:
                 if not (isinstance(error, sqlite3.Error) and is_corrupt(error)):
                     await self._refused(error)
