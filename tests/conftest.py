@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,18 @@ def pytest_configure() -> None:
 def in_ci() -> bool:
     """Tell whether a test that cannot run counts as failed."""
     return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_was():
+    """A test that runs a command in this process changes the root logger; the next test does not see that."""
+    root_logger = logging.getLogger()
+    level, handlers = root_logger.level, set(root_logger.handlers)
+    yield
+    root_logger.setLevel(level)
+    for handler in set(root_logger.handlers) - handlers:
+        if not type(handler).__module__.startswith("_pytest."):  # pytest hangs in new ones for every phase
+            root_logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
