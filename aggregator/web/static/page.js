@@ -27,6 +27,7 @@ function begin() {
   $("language").addEventListener("click", () => speak(word("other_lang")));
   speak(language, true);
   refreshGateways();
+  setInterval(() => page.gateways.length || refreshGateways(), 2000);
   setInterval(refreshGateways, 10000);
   setInterval(showHealth, 1000);
   setInterval(watchStream, 5000);
