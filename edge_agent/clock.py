@@ -126,8 +126,8 @@ class SystemClock:
     async def sleep_until(self, boot_ms: int) -> None:
         """Return when the boot clock has reached `boot_ms`."""
         speed = self._simulation.timescale.speed if self._simulation else 1.0
-        while (rest_ms := boot_ms - self.boot_ms()) > 0:
-            await asyncio.sleep(rest_ms / 1000 / speed)  # noqa: ASYNC110  (waits for time, not for an event)
+        while (rest_ms := boot_ms - self.boot_ms()) > 0:  # noqa: ASYNC110  (time is waited for, not an event)
+            await asyncio.sleep(rest_ms / 1000 / speed)
 
     async def run(self) -> None:
         """Watch the clock for ever; an offset found or stepped is told to `on_change` as a `clock_offset` event."""

@@ -253,6 +253,9 @@ class Uplink:
             self._schedule.forget(batch.key)
         self._live.clear()
         self._outbox.answering = False
+        if connection.is_alive and not self._stopping.is_set():
+            # Cancelled: a clean DISCONNECT takes the will with it, so the last word must be ours.
+            connection.publish(self._topic("state"), wire.encode(wire.State("offline", reason="ended")), retain=True)
         connection.close()
         if connection.taken_over:
             self._taken_over.append(now_s)

@@ -66,6 +66,17 @@ async def test_the_broker_says_lost_when_the_gateway_is_cut_off(tmp_path, broker
         await until(lambda: json.loads(town.payloads("state")[-1])["state"] == "online")
 
 
+async def test_a_gateway_that_is_cancelled_does_not_stay_online(tmp_path, broker, town, until):
+    async with Outbox.open(tmp_path / "outbox.db", "house-001", CLOCK) as outbox:
+        uplink = Uplink("house-001", broker.settings(), outbox, CLOCK)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(uplink.run())
+            await until(lambda: town.payloads("state"))
+            await until(lambda: uplink.statistics()["connected"])
+            running.cancel()
+    await until(lambda: json.loads(town.payloads("state")[-1])["state"] == "offline")
+
+
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 async def test_an_outage_loses_and_doubles_nothing(tmp_path, broker, make_town, version, until):
     async with gateway(tmp_path, broker.settings(version=version)) as (outbox, uplink):
