@@ -244,8 +244,9 @@ class RouteB:
         ticks, silent = Ticks(self._clock, self._settings.poll_s), 0
         while True:
             try:
-                await self._learn(session)
+                await self._learn_scaling(session)
                 await self._poll(session, emit)
+                await self._learn_identity(session)
                 await self._fetch_half_hour(session)
             except NoAnswerError as error:
                 self._counts["failures"] += 1
@@ -268,20 +269,24 @@ class RouteB:
 
     # What the meter says.
 
-    async def _learn(self, session: Session) -> None:
-        """Ask once what the counts stand for and who the meter is."""
-        if not self._scaled.is_set():
-            frame = await session.get(SCALING)
-            self._scaling = _scaling(frame)
-            if self._scaling is None:
-                log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
-            self._scaled.set()
-        if not self._asked_identity:
-            self._asked_identity = True
-            try:
-                self._identity = _identity(await session.get(IDENTITY))
-            except NoAnswerError as error:  # its values are wanted all the same
-                log.debug("%s: does not say who it is: %s", self._device, error)
+    async def _learn_scaling(self, session: Session) -> None:
+        """Ask once a session what the counts stand for."""
+        if self._scaled.is_set():
+            return
+        self._scaling = _scaling(await session.get(SCALING))
+        if self._scaling is None:
+            log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
+        self._scaled.set()
+
+    async def _learn_identity(self, session: Session) -> None:
+        """Ask once a session who the meter is; its values matter more, so silence here is no failure."""
+        if self._asked_identity:
+            return
+        self._asked_identity = True
+        try:
+            self._identity = _identity(await session.get(IDENTITY))
+        except NoAnswerError as error:
+            log.debug("%s: does not say who it is: %s", self._device, error)
 
     async def _poll(self, session: Session, emit: Emit) -> None:
         frame = await session.get([epc for epc in POLLED if epc not in self._refused])

@@ -37,6 +37,7 @@ async def test_a_meter_behind_either_dialect_is_read_exactly(dialect, dongle, wo
             "export_energy_kwh": Decimal("1.1"),
         }
         assert isinstance(bench.samples[0].values["import_energy_kwh"], Decimal)
+        await bench.until(lambda: bench.half_hours)
         assert bench.driver.describe() == {
             "meter": {
                 "maker": "Toshiba",
@@ -292,6 +293,7 @@ async def test_another_meter_behind_a_new_session_is_asked_for_its_own_unit(dong
         seen = len(bench.samples)
         await bench.until(lambda: len(bench.samples) > seen)
         assert bench.samples[-1].values["import_energy_kwh"] == Decimal("1427.25")
+        await bench.until(lambda: len(bench.samples) > seen + 1)
         assert bench.driver.describe()["meter"]["serial"] == "NEW"
 
 
