@@ -140,9 +140,9 @@ class RouteB:
         told: dict[str, Json] = dict(self._identity)
         if self._scaling is not None:
             told |= {
-                "unit_kwh": _text(self._scaling.unit_kwh),
+                "unit_kwh": _number(self._scaling.unit_kwh),
                 "coefficient": self._scaling.coefficient,
-                "modulus_kwh": _text(self._scaling.modulus_kwh),
+                "modulus_kwh": _number(self._scaling.modulus_kwh),
             }
         return {self._device: told} if told else {}
 
@@ -421,8 +421,11 @@ def _identity(frame: Frame) -> dict[str, str]:
     return told
 
 
-def _text(energy: Decimal | None) -> str | None:
-    return None if energy is None else f"{energy:f}"
+def _number(energy: Decimal | None) -> int | float | None:
+    """Return a plain JSON number; a float only where its text is the decimal's (powers of ten times an integer)."""
+    if energy is None:
+        return None
+    return int(energy) if energy == energy.to_integral_value() else float(energy)
 
 
 def _first_cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:

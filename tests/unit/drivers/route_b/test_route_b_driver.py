@@ -1,6 +1,7 @@
 """The whole driver on a real pseudo-terminal: joins, polls, losses, refusals, unplugging, secrets."""
 
 import asyncio
+import json
 import logging
 from decimal import Decimal
 
@@ -42,9 +43,9 @@ async def test_a_meter_behind_either_dialect_is_read_exactly(dialect, dongle, wo
             "meter": {
                 "maker": "Toshiba",
                 "serial": "F24G366505",
-                "unit_kwh": "0.1",
+                "unit_kwh": 0.1,
                 "coefficient": 1,
-                "modulus_kwh": "100000.0",
+                "modulus_kwh": 100_000,
             }
         }
         status = bench.driver.status()
@@ -520,6 +521,13 @@ def test_waits_between_joins_grow_to_the_ceiling_with_jitter_and_start_over(monk
     assert 150 <= grown[-1] <= 300
     waits.start_over()
     assert waits.next_s() <= 5
+
+
+@pytest.mark.parametrize("energy", ["0.0001", "0.0003", "0.1", "1", "100000.0", "12345678.9"])
+def test_what_meta_says_of_the_registers_is_a_number_that_reads_as_the_decimal(energy):
+    shown = json.dumps(driver_module._number(Decimal(energy)))
+    assert Decimal(shown) == Decimal(energy)
+    assert "e" not in shown
 
 
 def test_a_fault_of_the_driver_is_told_before_what_a_device_did():
