@@ -48,6 +48,8 @@ class RegisterMap:
     gap_ms: int = 0
     connect_delay_ms: int = 0
     quantities: Mapping[str, Declared] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
+    """The map's `control` table as it stands in the file; whoever commands the device checks it."""
 
 
 class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +98,7 @@ class _MapTable(Table, frozen=True, forbid_unknown_fields=True):
     forbidden: list[_HoleTable] = msgspec.field(default_factory=list)
     identity: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     quantities: dict[str, _QuantityTable] = msgspec.field(default_factory=dict)
+    control: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def parse(name: str, yaml_text: str) -> RegisterMap:
@@ -114,7 +117,7 @@ def parse(name: str, yaml_text: str) -> RegisterMap:
         key: Declared(entry.unit, entry.kind, entry.label_ja, entry.label_en) for key, entry in table.quantities.items()
     }
     pauses = (table.limits.gap_ms, table.limits.connect_delay_ms)
-    return RegisterMap(name, table.maker, points, identity, holes, limits, *pauses, declared)
+    return RegisterMap(name, table.maker, points, identity, holes, limits, *pauses, declared, table.control)
 
 
 def _keyed(points: Iterable[Point], identity: Iterable[Point]) -> list[tuple[str, Point]]:
