@@ -22,9 +22,9 @@ class Ticks:
         """Wait for the next tick and return its time in boot-clock ms; the first tick is the next multiple."""
         now = self._clock.boot_ms()
         tick = now - now % self._period_ms
-        if tick < now or tick == self._last:
+        if tick < now:
             tick += self._period_ms
-        if self._last is not None and tick <= self._last:
+        if self._last is not None and tick <= self._last:  # still the same moment, or woken a little early
             tick = self._last + self._period_ms
         await self._clock.sleep_until(tick)
         self._last = tick

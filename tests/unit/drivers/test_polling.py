@@ -42,6 +42,14 @@ async def test_a_clock_that_stands_on_a_multiple_ticks_at_once():
     assert await ticks_of(TurnedClock(20_000), 10, [0, 0]) == [20_000, 30_000]
 
 
+async def test_a_clock_that_wakes_a_little_early_gives_no_tick_twice():
+    class EarlyClock(TurnedClock):
+        async def sleep_until(self, boot_ms):
+            self.now = max(self.now, boot_ms - 3)
+
+    assert await ticks_of(EarlyClock(5), 10, [0, 1, 0]) == [10_000, 20_000, 30_000]
+
+
 async def test_work_that_takes_long_does_not_drift():
     assert await ticks_of(TurnedClock(1), 10, [9_999, 9_000, 1]) == [10_000, 20_000, 30_000]
 
