@@ -5,6 +5,7 @@ Power is positive when it flows into the house's bus (import +, PV +, battery di
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -49,6 +50,71 @@ def _energy(
 
 def _state(name: str, label_ja: str, label_en: str, echonet: str | None = None, web_api: str | None = None) -> Quantity:
     return Quantity(name, "", "state", label_ja, label_en, echonet, web_api, "enum")
+
+
+_DEVICE_CLASSES = {
+    "W": "power",
+    "A": "current",
+    "V": "voltage",
+    "Hz": "frequency",
+    "°C": "temperature",
+    "Wh": "energy_storage",
+}
+
+
+def _measured(name: str, unit: str, label_ja: str, label_en: str) -> Quantity:
+    return _gauge(name, unit, label_ja, label_en, device_class=_DEVICE_CLASSES.get(unit))
+
+
+def _phases() -> Iterator[Quantity]:
+    """One entry for each phase of an inverter's output and of the grid connection."""
+    for side, ja, en in (("ac", "パワコン", "Inverter"), ("grid", "系統", "Grid")):
+        for phase in (1, 2, 3):
+            yield _measured(f"{side}_current_l{phase}_a", "A", f"{ja}電流 L{phase}", f"{en} current, L{phase}")
+            if (side, phase) != ("ac", 1):  # ac_voltage_v
+                yield _measured(f"{side}_voltage_l{phase}_v", "V", f"{ja}電圧 L{phase}", f"{en} voltage, L{phase}")
+        for pair in ("12", "23", "31"):
+            yield _measured(
+                f"{side}_voltage_l{pair}_v", "V", f"{ja}線間電圧 L{pair}", f"{en} voltage between lines, L{pair}"
+            )
+    for phase in (1, 2, 3):
+        yield _measured(
+            f"grid_power_l{phase}_w", "W", f"系統電力 L{phase}（買電＋）", f"Grid power, L{phase} (import +)"
+        )
+        yield _energy(f"import_energy_l{phase}_kwh", f"買電量 L{phase}", f"Imported energy, L{phase}")
+        yield _energy(f"export_energy_l{phase}_kwh", f"売電量 L{phase}", f"Exported energy, L{phase}")
+
+
+def _strings() -> Iterator[Quantity]:
+    """What an inverter says of each of its PV inputs."""
+    for number in range(1, 7):
+        yield _measured(f"pv{number}_power_w", "W", f"太陽光入力{number} 電力", f"PV input {number}, power")
+        yield _measured(f"pv{number}_voltage_v", "V", f"太陽光入力{number} 電圧", f"PV input {number}, voltage")
+        yield _measured(f"pv{number}_current_a", "A", f"太陽光入力{number} 電流", f"PV input {number}, current")
+
+
+def _batteries() -> Iterator[Quantity]:
+    """What is known of a battery beside the main entries; `battery_power_w` is always that of all batteries."""
+    for battery, ja, en in (
+        ("battery", "蓄電池", "Battery"),
+        ("battery1", "蓄電池1", "Battery 1"),
+        ("battery2", "蓄電池2", "Battery 2"),
+    ):
+        if battery != "battery":
+            yield _measured(f"{battery}_power_w", "W", f"{ja}電力（放電＋）", f"{en} power (discharge +)")
+            yield _energy(f"{battery}_charge_energy_kwh", f"{ja}充電量", f"{en}, energy charged")
+            yield _energy(f"{battery}_discharge_energy_kwh", f"{ja}放電量", f"{en}, energy discharged")
+        if battery == "battery2":
+            yield _gauge("battery2_soc_percent", "%", f"{ja}残量", f"{en} state of charge", device_class="battery")
+            yield _gauge("battery2_soh_percent", "%", f"{ja}健全度", f"{en} state of health")
+            yield _state("battery2_mode", f"{ja}運転モード", f"{en} mode")
+        if battery != "battery1":
+            yield _measured(f"{battery}_voltage_v", "V", f"{ja}電圧", f"{en} voltage")
+            yield _measured(f"{battery}_current_a", "A", f"{ja}電流（放電＋）", f"{en} current (discharge +)")
+            yield _measured(f"{battery}_temperature_c", "°C", f"{ja}温度", f"{en} temperature")
+            yield _measured(f"{battery}_capacity_wh", "Wh", f"{ja}容量", f"{en} capacity")
+            yield _measured(f"{battery}_rated_wh", "Wh", f"{ja}定格容量", f"{en} rated capacity")
+            yield _measured(f"{battery}_available_wh", "Wh", f"{ja}残存電力量", f"{en} stored energy")
 
 
 QUANTITIES = {
@@ -123,6 +189,26 @@ QUANTITIES = {
         _gauge("ac_voltage_v", "V", "交流電圧", "AC voltage", device_class="voltage"),
         _gauge("ac_frequency_hz", "Hz", "周波数", "AC frequency", device_class="frequency"),
         _gauge("inverter_temperature_c", "°C", "パワコン温度", "Inverter temperature", device_class="temperature"),
+        _measured("ac_power_w", "W", "パワコン交流電力", "Inverter AC power"),
+        _measured("ac_current_a", "A", "パワコン交流電流", "Inverter AC current"),
+        _energy("ac_energy_kwh", "パワコン出力電力量", "Inverter AC energy"),
+        _measured("dc_power_w", "W", "直流電力", "DC power"),
+        _measured("dc_voltage_v", "V", "直流電圧", "DC voltage"),
+        _measured("dc_current_a", "A", "直流電流", "DC current"),
+        _measured("inverter_rated_power_w", "W", "パワコン定格出力", "Inverter rated power"),
+        _gauge("power_limit_percent", "%", "出力上限", "Power limit"),
+        _measured("load_power_w", "W", "消費電力", "Load power"),
+        _measured("backup_power_w", "W", "自立系統消費電力", "Backup load power"),
+        _energy("load_energy_kwh", "消費電力量", "Load energy"),
+        _measured("grid_current_a", "A", "系統電流", "Grid current"),
+        _measured("grid_voltage_v", "V", "系統電圧", "Grid voltage"),
+        _measured("grid_frequency_hz", "Hz", "系統周波数", "Grid frequency"),
+        _gauge("battery_reserve_percent", "%", "蓄電池予備残量", "Battery reserve"),
+        _measured("battery_charge_limit_w", "W", "蓄電池充電上限", "Battery charge limit"),
+        _measured("battery_discharge_limit_w", "W", "蓄電池放電上限", "Battery discharge limit"),
+        *_phases(),
+        *_strings(),
+        *_batteries(),
         _state("meter_fault", "メーター異常", "Meter fault", "0288/88", "faultStatus"),
         _state("alert_level", "警戒レベル", "Alert level"),
         _state("lamp_programme", "表示灯", "Lamp programme"),

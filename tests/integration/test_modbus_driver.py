@@ -104,7 +104,6 @@ async def test_the_hybrids_values_have_our_names_units_and_signs(town):
     about = driver.describe()["inverter"]
     assert (about["maker"], about["model"], about["serial"]) == ("Huawei", "SUN2000-5KTL-SIM", "SIM0000000001")
     assert about["registers"]["pv_energy_kwh"] == {"step": "0.01", "modulus": "42949672.96"}
-    assert about["quantities"]["ac_power_w"]["unit"] == "W"
     json.dumps(driver.describe())
     json.dumps(driver.status())
 

@@ -6,7 +6,7 @@ import pytest
 
 from drivers.quantities import QUANTITIES
 
-UNITS = {"w": "W", "a": "A", "kwh": "kWh", "percent": "%", "v": "V", "hz": "Hz", "c": "°C"}
+UNITS = {"w": "W", "a": "A", "kwh": "kWh", "wh": "Wh", "percent": "%", "v": "V", "hz": "Hz", "c": "°C"}
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES.values(), ids=QUANTITIES)
