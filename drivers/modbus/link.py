@@ -14,7 +14,7 @@ import logging
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 Framing: TypeAlias = Literal["tcp", "rtu"]
 
 FUNCTION_CODES = {"holding": 3, "input": 4}
-"""The only function codes this driver sends."""
+"""The function codes of reads; a link sends no other unless it was told which units may be written."""
+WRITE_REGISTERS = 16
+"""The one function code of writes, also for a single register: some inverters refuse 6."""
+BROADCAST = 0
 
 NOT_SUPPORTED = frozenset({1, 2, 3})
 """Illegal function, address or value: asking again will not help."""
@@ -118,11 +121,26 @@ class Reads(Protocol):
     async def read(self, unit: int, request: Request, timeout_s: float) -> bytes: ...
 
 
-class Link:
-    """An endpoint that is opened, read and closed; it opens nothing by itself and never writes a register."""
+class Writes(Reads, Protocol):
+    """What a device that is commanded needs of a link."""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, *, gap_ms: float = 0, connect_delay_ms: float = 0) -> None:
+    async def write(self, unit: int, request: Request, data: bytes, timeout_s: float) -> None: ...
+
+
+class Link:
+    """An endpoint that is opened, read and closed; opens nothing by itself, writes only to units in `writable`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        clock: Clock,
+        *,
+        gap_ms: float = 0,
+        connect_delay_ms: float = 0,
+        writable: frozenset[int] = frozenset(),
+    ) -> None:
         self.endpoint = endpoint
+        self._writable = writable - {BROADCAST}
         self._clock = clock
         quiet_ms = max(gap_ms, endpoint.quiet_ms)
         self._gap_ms = math.ceil(quiet_ms) + 1 if quiet_ms else 0  # + 1, because the clock cuts to whole ms
@@ -174,6 +192,21 @@ class Link:
         Raises SilentError (this unit), ExceptionAnswerError, MalformedError (an answer that is not one to this
         request), or LinkError when the endpoint is gone and must be opened again.
         """
+        return await self._exchange(unit, request, timeout_s)
+
+    async def write(self, unit: int, request: Request, data: bytes, timeout_s: float) -> None:
+        """Write registers once; raises as `read`, and RefusedError for a unit that is not ours to write.
+
+        After SilentError or MalformedError nobody knows whether the write was carried out: read it back.
+        """
+        if unit not in self._writable:
+            raise RefusedError(f"unit {unit} at {self.endpoint} is only read")
+        if request.space != "holding" or len(data) != 2 * request.count:
+            raise RefusedError(f"{len(data)} bytes do not fit {request.space} {request.address}+{request.count}")
+        await self._exchange(unit, request, timeout_s, data)
+
+    async def _exchange(self, unit: int, request: Request, timeout_s: float, written: bytes | None = None) -> bytes:
+        """Send one request alone on the line and return what its checked answer carries."""
         async with self._lock:
             await self._wait_until_free()
             client = self._client
@@ -181,8 +214,8 @@ class Link:
                 raise LinkError(f"{self.endpoint} is not open")
             clean = False
             try:
-                answer = await self._ask(client, unit, request, timeout_s)
-                registers = self._checked(answer, unit, request)
+                answer = await self._ask(client, unit, request, timeout_s, written)
+                registers = self._checked(answer, unit, request, written)
                 clean = True
             except ExceptionAnswerError:
                 clean = True
@@ -193,12 +226,13 @@ class Link:
                     self._expect_late_answer(timeout_s)
             return registers
 
-    async def _ask(self, client: ModbusBaseClient, unit: int, request: Request, timeout_s: float) -> ModbusPDU:
+    async def _ask(
+        self, client: ModbusBaseClient, unit: int, request: Request, timeout_s: float, written: bytes | None
+    ) -> ModbusPDU:
         """Send one request once and return its answer; raises SilentError, or LinkError as soon as the link drops."""
-        call = client.read_holding_registers if request.space == "holding" else client.read_input_registers
         try:
             async with asyncio.timeout(timeout_s) as self._deadline:
-                answer = await call(request.address, count=request.count, device_id=unit)
+                answer = await _sent(client, unit, request, written)
         except TimeoutError:
             if not client.connected:
                 raise LinkError(f"{self.endpoint} hung up") from None
@@ -210,9 +244,9 @@ class Link:
         self._silences.clear()
         return answer
 
-    def _checked(self, answer: ModbusPDU, unit: int, request: Request) -> bytes:
-        """Return the registers of an answer that belongs to the request."""
-        code = FUNCTION_CODES[request.space]
+    def _checked(self, answer: ModbusPDU, unit: int, request: Request, written: bytes | None) -> bytes:
+        """Return the registers of an answer that belongs to the request; those written where it was a write."""
+        code = FUNCTION_CODES[request.space] if written is None else WRITE_REGISTERS
         if answer.transaction_id == 0 and self._answer_missing and self.endpoint.framing == "tcp":
             self.close()  # the unit leaves out transaction ids, so nothing tells this answer from the missing one
             raise LinkError(f"{self.endpoint} sent an answer that may belong to an earlier request")
@@ -224,6 +258,12 @@ class Link:
             if answer.exception_code in NO_PATH:
                 raise SilentError(f"the gateway at {self.endpoint} does not reach unit {unit}")
             raise ExceptionAnswerError(answer.exception_code, request)
+        if written is not None:
+            if (answer.address, answer.count) != (request.address, request.count):
+                raise MalformedError(
+                    f"{answer.address}+{answer.count} where {request.address}+{request.count} was written"
+                )
+            return written
         if len(answer.registers) != request.count:
             raise MalformedError(f"{len(answer.registers)} registers where {request.count} were asked")
         return struct.pack(f">{request.count}H", *answer.registers)
@@ -253,6 +293,15 @@ class Link:
         """End a waiting request at once when the link drops, instead of at its time-out."""
         if not connected and self._deadline is not None:
             self._deadline.reschedule(asyncio.get_running_loop().time())
+
+
+def _sent(client: ModbusBaseClient, unit: int, request: Request, written: bytes | None) -> Awaitable[ModbusPDU]:
+    """Return the answer to a read, or to a write of the registers given."""
+    if written is not None:
+        values = list(struct.unpack(f">{request.count}H", written))
+        return client.write_registers(request.address, values, device_id=unit)
+    call = client.read_holding_registers if request.space == "holding" else client.read_input_registers
+    return call(request.address, count=request.count, device_id=unit)
 
 
 def _client(endpoint: Endpoint, on_connection: Callable[[bool], None]) -> ModbusBaseClient:
