@@ -319,18 +319,18 @@ class RouteB:
 
     async def _pass_on_half_hour(self, frame: Frame, emit: Emit) -> None:
         """Emit one sample for each moment that the readings of a frame name, unless they were passed on before."""
-        moments: dict[int, dict[str, Value]] = {}
+        moments: dict[int, dict[int, Value]] = {}
         for epc in HALF_HOURLY:
             reading = self._half_hour(epc, frame.properties.get(epc))
             if reading is None or reading.at is None or self._scaling is None:
                 continue
             at_ms = round(reading.at.timestamp() * 1000)
             if reading.count is not None and at_ms % HALF_HOUR_MS == 0 and self._last_half_hour.get(epc) != at_ms:
-                self._last_half_hour[epc] = at_ms
-                name = meter.HALF_HOUR_QUANTITIES[epc]
-                moments.setdefault(at_ms, {})[name] = self._scaling.kwh(reading.count)
-        for at_ms, values in moments.items():
+                moments.setdefault(at_ms, {})[epc] = self._scaling.kwh(reading.count)
+        for at_ms, readings in moments.items():
+            values = {meter.HALF_HOUR_QUANTITIES[epc]: energy for epc, energy in readings.items()}
             await emit(Sample(self._device, datetime.fromtimestamp(at_ms // 1000, UTC), values))
+            self._last_half_hour.update(dict.fromkeys(readings, at_ms))
 
     def _half_hour(self, epc: int, edt: bytes | None) -> AtHalfHour | None:
         if not edt:

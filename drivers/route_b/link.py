@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 from collections.abc import AsyncIterator
 
@@ -32,7 +33,7 @@ class SerialPort:
         try:
             data = await self._reader.read(READ_BYTES)
         except (OSError, serial.SerialException) as error:
-            raise LinkError(f"{self._name}: {_first_line(error)}") from error
+            raise LinkError(f"{self._name}: {_why(error)}") from error
         if not data:
             raise LinkError(f"{self._name}: the port has closed")
         return data
@@ -69,7 +70,7 @@ class SerialPort:
             poll.register(descriptor, select.POLLOUT)
             return bool(poll.poll(0))
         except (OSError, ValueError, serial.SerialException) as error:
-            raise LinkError(f"{self._name}: {_first_line(error)}") from error
+            raise LinkError(f"{self._name}: {_why(error)}") from error
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +79,7 @@ async def open_port(name: str) -> AsyncIterator[SerialPort]:
     try:
         reader, writer = await serial_asyncio_fast.open_serial_connection(url=name, baudrate=BAUD, exclusive=True)
     except (OSError, ValueError, serial.SerialException) as error:
-        raise LinkError(f"{name}: {_first_line(error)}") from error
+        raise LinkError(f"{name}: {_why(error)}") from error
     port = SerialPort(name, reader, writer)
     try:
         yield port
@@ -86,5 +87,19 @@ async def open_port(name: str) -> AsyncIterator[SerialPort]:
         await port.close()
 
 
-def _first_line(error: Exception) -> str:
+_REASONS = {
+    errno.ENOENT: "there is no such port; is the dongle plugged in?",
+    errno.EACCES: "no permission; the user must be in the group of serial ports (dialout)",
+    errno.EAGAIN: "another program has it locked",
+    errno.EBUSY: "another program has it open",
+    errno.ENOTTY: "not a serial port",
+    errno.EIO: "the port has closed",
+}
+
+
+def _why(error: Exception) -> str:
+    """Return what a person can do something about, in one line."""
+    number = getattr(error, "errno", None)
+    if number in _REASONS:
+        return _REASONS[number]
     return (str(error) or type(error).__name__).splitlines()[0]
