@@ -124,11 +124,27 @@ def _meaning(record: GatewayRecord, quantity: str) -> dict[str, Any]:
     known = QUANTITIES.get(quantity)
     if known is not None:
         return {"unit": known.unit, "kind": known.kind, "label": {"ja": known.label_ja, "en": known.label_en}}
-    told = ((record.meta or {}).get("quantities") or {}).get(quantity)
-    told = told if isinstance(told, dict) else {}
+    told = _told_by_meta(record, quantity)
     kind = told.get("kind") if told.get("kind") in ("gauge", "counter", "state") else None
-    labels = {"ja": told.get("label_ja") or quantity, "en": told.get("label_en") or quantity}
+    labels = {lang: told.get(f"label_{lang}") or told.get(lang) or quantity for lang in ("ja", "en")}
     return {"unit": told.get("unit"), "kind": kind, "label": labels}
+
+
+def _told_by_meta(record: GatewayRecord, quantity: str) -> dict[str, Any]:
+    """Return what a gateway says of a quantity that we do not know: for all its devices, or in one of them."""
+    meta = record.meta or {}
+    tables = [meta.get("quantities"), *(device.get("quantities") for device in _devices(record).values())]
+    for table in tables:
+        told = table.get(quantity) if isinstance(table, dict) else None
+        if isinstance(told, dict):
+            return told
+    return {}
+
+
+def _devices(record: GatewayRecord) -> dict[str, dict[str, Any]]:
+    devices = (record.meta or {}).get("devices")
+    told = devices.items() if isinstance(devices, dict) else ()
+    return {name: device for name, device in told if isinstance(device, dict)}
 
 
 async def energy(store: Store, record: GatewayRecord, at_ms: int) -> dict[str, Any]:
@@ -166,8 +182,12 @@ async def _register(
 
 def _modulus(record: GatewayRecord, device: str | None, quantity: str) -> Decimal | None:
     """Return at how many kWh a register rolls over, where the device described it."""
-    described = ((record.meta or {}).get("devices") or {}).get(device)
-    modulus = described.get("modulus_kwh") if isinstance(described, dict) else None
-    if isinstance(modulus, dict):
-        modulus = modulus.get(quantity)
-    return Decimal(modulus) if isinstance(modulus, int | Decimal) and modulus > 0 else None
+    described = _devices(record).get(device or "", {})
+    registers = described.get("registers")
+    register = registers.get(quantity) if isinstance(registers, dict) else None
+    modulus = register.get("modulus") if isinstance(register, dict) else described.get("modulus_kwh")
+    try:
+        number = Decimal(modulus) if isinstance(modulus, int | str | Decimal) else Decimal(0)
+    except ArithmeticError:
+        return None
+    return number if number.is_finite() and number > 0 else None

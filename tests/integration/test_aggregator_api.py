@@ -14,15 +14,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
+from aggregator import answers
 from aggregator.api import create_api
 from aggregator.ingest import Rules, read
 from aggregator.live import Live
 from aggregator.page import preferred_language
 from aggregator.sqlite import SqliteStore
+from aggregator.store import GatewayRecord
 
 MIDNIGHT = 1_795_186_800_000  # 2026-11-21T00:00+09:00
 NOW = MIDNIGHT + 7_200_000
 ROLES = {"grid": "meter", "pv": "inverter", "battery": "inverter"}
+
+DEVICES = {
+    "meter": {"modulus_kwh": 100_000},
+    "inverter": {
+        "registers": {"pv_energy_kwh": {"modulus": "42949672.96"}},
+        "quantities": {"oddity_w": {"unit": "W", "ja": "交流"}},
+    },
+}
 
 
 def batch(seq, columns, rows, device="meter", t0=MIDNIGHT, kind="telemetry", **more):
@@ -244,3 +254,20 @@ async def test_the_page_is_strict_and_speaks_the_browsers_language(ask):
 )
 def test_languages_are_weighed(accept, language):
     assert preferred_language(accept) == language
+
+
+def test_a_gateway_tells_moduli_and_units_of_its_devices():
+    record = GatewayRecord("house-001", 0, 0, None, None, None, {"devices": DEVICES}, None, {})
+    assert answers._modulus(record, "meter", "import_energy_kwh") == 100_000
+    assert answers._modulus(record, "inverter", "pv_energy_kwh") == Decimal("42949672.96")
+    assert answers._modulus(record, "inverter", "battery_charge_energy_kwh") is None
+    assert answers._modulus(record, None, "pv_energy_kwh") is None
+    assert answers._meaning(record, "oddity_w") == {
+        "unit": "W",
+        "kind": None,
+        "label": {"ja": "交流", "en": "oddity_w"},
+    }
+    for odd in ({"devices": []}, {"devices": {"meter": 5}}, {"quantities": 7, "devices": {"meter": {"registers": 1}}}):
+        record = GatewayRecord("house-001", 0, 0, None, None, None, odd, None, {})
+        assert answers._modulus(record, "meter", "import_energy_kwh") is None
+        assert answers._meaning(record, "oddity_w")["unit"] is None

@@ -240,6 +240,18 @@ async def test_an_unknown_version_is_acknowledged_so_that_its_outbox_can_empty(a
     assert aggregator.batches() == set()
 
 
+async def test_what_was_taken_and_not_committed_comes_again_from_the_broker(aggregator, gateway):
+    lock = sqlite3.connect(aggregator.database, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    gateway.send_batch(1)
+    await until(lambda: unhealthy(aggregator), 30)
+    await aggregator.stop()
+    lock.execute("ROLLBACK")
+    lock.close()
+    await aggregator.start()
+    await until(lambda: (EPOCH, 1) in gateway.acknowledged)
+
+
 async def unhealthy(aggregator):
     return (await aggregator.get("/healthz")).status_code == 503
 

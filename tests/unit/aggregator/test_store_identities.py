@@ -198,15 +198,15 @@ def test_ten_megabytes_leave_their_head_only(writing):
 
 
 def test_what_trips_the_store_is_put_aside_and_its_neighbours_go_on(writing):
-    bad = message(2, [[1, 5]])
-    bad.contents[0].rows[0].values["grid_power_w"] = object()  # nothing a payload can say
+    bad = message(2, [[1, 5], [4, 5]])
+    bad.contents[0].rows[1].values["grid_power_w"] = object()  # nothing a payload can say
     outcome = writing.commit([message(1), bad, message(3, [[2, 6]])])
     assert [row["boot_ms"] for row in rows(writing)] == [0, 2]
     assert len(outcome.acks) == 3
     (entry,) = operate.quarantine(writing.connection, None)
     assert "could not take it" in entry["reason"]
     assert operate.replay(writing, [entry["id"]], NOW, Rules()) == (1, 0)
-    assert len(rows(writing)) == 3
+    assert len(rows(writing)) == 4
 
 
 def test_a_failed_commit_leaves_nothing_and_can_be_tried_again(writing):
