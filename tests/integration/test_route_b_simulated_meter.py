@@ -23,15 +23,17 @@ async def simulated_meter(folder, *options):
     command = ["-m", "simulators", "meter", "--link", str(port), "--log", str(folder / "served.log")]
     times = ["--speed", str(SPEED), "--start", "2026-06-01T00:00:00+09:00"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, *times, *options, stdout=asyncio.subprocess.PIPE
+        sys.executable, *command, *times, *options, stdout=asyncio.subprocess.DEVNULL
     )
     try:
         async with asyncio.timeout(20):
-            assert str(port) in (await process.stdout.readline()).decode()  # says where it serves
+            while not port.exists():  # another process makes it
+                assert process.returncode is None
+                await asyncio.sleep(0.02)
         yield port
     finally:
         process.terminate()
-        await process.communicate()
+        await process.wait()
 
 
 def served(folder):
