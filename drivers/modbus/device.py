@@ -28,7 +28,8 @@ class Device:
         self.refused: dict[str, int] = {}
         self.identity: dict[str, str] = {}
         self._timeout_s = timeout_s
-        self._is_sunspec = register_map is None
+        self._over = register_map if register_map is not None and register_map.is_sunspec else None
+        self._is_sunspec = register_map is None or self._over is not None
         self._base = 0
         self.connected()
 
@@ -63,7 +64,7 @@ class Device:
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
-        return values
+        return self.map.derived.finish(values)
 
     def describe(self) -> dict[str, Json]:
         """Return maker, model and serial as far as the unit told, and how its counters count."""
@@ -144,7 +145,7 @@ class Device:
             except StopIteration as end:
                 self.identity = dict(end.value.identity)
                 found: RegisterMap = end.value.register_map()
-                return found
+                return found if self._over is None else self._over.over(found)
 
     async def _header(self, link: Reads, request: Request) -> bytes | None:
         try:

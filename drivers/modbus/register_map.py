@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from drivers.api import ConfigError
+from drivers.modbus.derived import Derived, Sum, Withheld
 from drivers.modbus.planner import MOST_REGISTERS, Hole, Limits, Point, Poll, Space, crosses
 from drivers.modbus.registers import TYPES, WORDS, Encoding, Type, WordOrder
 from drivers.quantities import QUANTITIES, Kind
@@ -36,6 +37,25 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class Writable:
+    """A register that may be written, and with what; the numbers are in the value's unit, not in counts.
+
+    `stored` registers lie in flash and wear out; `block` wants function 16 even for one register; `at_most` names a
+    quantity of the device that bounds the value, too.
+    """
+
+    name: str
+    address: int
+    encoding: Encoding
+    unit: str = ""
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+    stored: bool = True
+    block: bool = False
+    at_most: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterMap:
     """A device as data; `gap_ms` and `connect_delay_ms` are the pauses that its network part wants."""
 
@@ -50,6 +70,23 @@ class RegisterMap:
     quantities: Mapping[str, Declared] = field(default_factory=dict)
     control: Mapping[str, Any] = field(default_factory=dict)
     """The map's `control` table as it stands in the file; whoever commands the device checks it."""
+    writable: Mapping[str, Writable] = field(default_factory=dict)
+    derived: Derived = field(default_factory=Derived)
+    is_sunspec: bool = False
+    """The device is asked for its models; this map only adds to what it says."""
+
+    def over(self, found: RegisterMap) -> RegisterMap:
+        """Return what a device said of itself, with this map's points, rules, limits and pauses laid over it."""
+        own = {point.quantity for point in self.points}
+        points = (*(point for point in found.points if point.quantity not in own), *self.points)
+        derived = Derived(
+            (*self.derived.sums, *found.derived.sums),
+            (*found.derived.withheld, *self.derived.withheld),
+            found.derived.hidden | self.derived.hidden,
+            found.derived.exponents,
+        )
+        declared = {**found.quantities, **self.quantities}
+        return replace(self, points=points, derived=derived, quantities=declared)
 
 
 class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -84,11 +121,41 @@ class _PointTable(Table, frozen=True, forbid_unknown_fields=True):
     sentinels: list[int] | None = None
     names: dict[int, str] = msgspec.field(default_factory=dict)
     poll: Poll = "fast"
+    offset: Decimal = Decimal(0)
+    hidden: bool = False
+
+
+class _SumTable(Table, frozen=True, forbid_unknown_fields=True):
+    add: list[str] = msgspec.field(default_factory=list)
+    subtract: list[str] = msgspec.field(default_factory=list)
+    optional: list[str] = msgspec.field(default_factory=list)
+
+
+class _WithheldTable(Table, frozen=True, forbid_unknown_fields=True):
+    state: str
+    says: list[str]
+    values: list[str]
+
+
+class _WritableTable(Table, frozen=True, forbid_unknown_fields=True):
+    address: Address
+    type: Type
+    order: WordOrder | None = None
+    words: Annotated[int, Meta(ge=1, le=4)] | None = None
+    scale: Decimal = Decimal(1)
+    names: dict[int, str] = msgspec.field(default_factory=dict)
+    unit: str = ""
+    min: Decimal | None = None
+    max: Decimal | None = None
+    at_most: str | None = None
+    stored: bool = True
+    block: bool = False
 
 
 class _MapTable(Table, frozen=True, forbid_unknown_fields=True):
     maker: str
-    points: dict[str, dict[str, Any]]
+    points: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    sunspec: bool = False
     models: str = ""
     source: str = ""
     space: Space = "holding"
@@ -99,6 +166,9 @@ class _MapTable(Table, frozen=True, forbid_unknown_fields=True):
     identity: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     quantities: dict[str, _QuantityTable] = msgspec.field(default_factory=dict)
     control: dict[str, Any] = msgspec.field(default_factory=dict)
+    sums: dict[str, _SumTable] = msgspec.field(default_factory=dict)
+    withheld: list[_WithheldTable] = msgspec.field(default_factory=list)
+    writable: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
 def parse(name: str, yaml_text: str) -> RegisterMap:
@@ -109,15 +179,32 @@ def parse(name: str, yaml_text: str) -> RegisterMap:
     identity = tuple(_identity_point(table, key, row) for key, row in table.identity.items())
     holes = tuple(Hole(hole.space, hole.first, hole.last) for hole in table.forbidden)
     limits = Limits(table.limits.max_registers, table.limits.max_gap)
+    hidden = frozenset(key for key, row in table.points.items() if row.get("hidden") is True)
     for key, point in _keyed(points, identity):
         _check_reach(key, point, limits, holes)
-        _check_meaning(key, point, table)
+        _check_meaning(key, point, table, hidden)
     _check_overlaps(_keyed(points, identity))
+    derived = Derived(tuple(_sums(table, points)), tuple(_withheld(table, points)), hidden)
+    writable = {key: _writable(table, key, row) for key, row in table.writable.items()}
+    _check_bounds(table, writable, points)
     declared = {
         key: Declared(entry.unit, entry.kind, entry.label_ja, entry.label_en) for key, entry in table.quantities.items()
     }
     pauses = (table.limits.gap_ms, table.limits.connect_delay_ms)
-    return RegisterMap(name, table.maker, points, identity, holes, limits, *pauses, declared, table.control)
+    return RegisterMap(
+        name,
+        table.maker,
+        points,
+        identity,
+        holes,
+        limits,
+        *pauses,
+        quantities=declared,
+        control=table.control,
+        writable=writable,
+        derived=derived,
+        is_sunspec=table.sunspec,
+    )
 
 
 def _keyed(points: Iterable[Point], identity: Iterable[Point]) -> list[tuple[str, Point]]:
@@ -143,8 +230,9 @@ def _point(table: _MapTable, key: str, quantity: str, row: Mapping[str, Any]) ->
             raise ConfigError(
                 f"{key}.sentinels", f"does not fit {words} registers", "write it as it lies on the wire", sentinel
             )
-    if not entry.scale.is_finite() or entry.scale == 0:
-        raise ConfigError(f"{key}.scale", "not a factor", "give the unit of one count, such as 0.1", str(entry.scale))
+    _check_factor(key, entry.scale)
+    if not entry.offset.is_finite():
+        raise ConfigError(f"{key}.offset", "not a number", "give what is added after `scale`", str(entry.offset))
     encoding = Encoding(
         type=entry.type,
         words=words,
@@ -153,11 +241,17 @@ def _point(table: _MapTable, key: str, quantity: str, row: Mapping[str, Any]) ->
         negate=entry.negate,
         sentinels=frozenset(sentinels),
         names=entry.names,
+        offset=entry.offset,
     )
     return Point(quantity, entry.space or table.space, entry.address, encoding, entry.poll, entry.scale_address)
 
 
-def _words(key: str, entry: _PointTable) -> int:
+def _check_factor(key: str, scale: Decimal) -> None:
+    if not scale.is_finite() or scale == 0:
+        raise ConfigError(f"{key}.scale", "not a factor", "give the unit of one count, such as 0.1", str(scale))
+
+
+def _words(key: str, entry: _PointTable | _WritableTable) -> int:
     fixed = WORDS.get(entry.type)
     if entry.type in _STATE_TYPES:
         words = entry.words or fixed
@@ -172,7 +266,7 @@ def _words(key: str, entry: _PointTable) -> int:
 
 
 def _check_tables(table: _MapTable) -> None:
-    if not table.points:
+    if not table.points and not table.sunspec:
         raise ConfigError("points", "the map has no point", "name at least one quantity")
     for kind in table.sentinels:
         if kind not in TYPES:
@@ -200,8 +294,12 @@ def _check_reach(key: str, point: Point, limits: Limits, holes: Sequence[Hole]) 
         )
 
 
-def _check_meaning(key: str, point: Point, table: _MapTable) -> None:
+def _check_meaning(key: str, point: Point, table: _MapTable, hidden: frozenset[str]) -> None:
     if key.startswith("identity."):
+        return
+    if point.quantity in hidden:
+        if point.quantity in QUANTITIES:
+            raise ConfigError(key, "hidden, but a quantity of the vocabulary", "give a hidden point a name of its own")
         return
     known, declared = QUANTITIES.get(point.quantity), table.quantities.get(point.quantity)
     if known is None and declared is None:
@@ -232,3 +330,84 @@ def _check_overlaps(points: Sequence[tuple[str, Point]]) -> None:
     for ((space, _, end, _), key), ((other_space, first, _, _), other) in pairwise(spans):
         if space == other_space and first < end:
             raise ConfigError(other, f"overlaps {key}", "correct address, type or words", first)
+
+
+def _sums(table: _MapTable, points: Sequence[Point]) -> Iterator[Sum]:
+    """Return the sums, each of values that one round reads together."""
+    polls = {point.quantity: point.poll for point in points}
+    for quantity, entry in table.sums.items():
+        key = f"sums.{quantity}"
+        total = Sum(quantity, tuple(entry.add), tuple(entry.subtract), tuple(entry.optional))
+        if quantity in polls:
+            raise ConfigError(key, "is a point, too", "remove one of the two")
+        if quantity not in QUANTITIES and quantity not in table.quantities:
+            raise ConfigError(key, "no such quantity", "use a name of the vocabulary or declare it under `quantities`")
+        for name in total.operands:
+            if name not in polls:
+                raise ConfigError(key, "no such point", "add points of this map", name)
+        if not total.operands or len({polls[name] for name in total.operands}) > 1:
+            raise ConfigError(key, "its parts are not read together", "give all of them the same `poll`")
+        yield total
+
+
+def _withheld(table: _MapTable, points: Sequence[Point]) -> Iterator[Withheld]:
+    """Return what is withheld; a map over SunSpec may name quantities that only the device knows."""
+    known = {point.quantity: point for point in points}
+    for number, entry in enumerate(table.withheld):
+        key = f"withheld.{number}"
+        for name in (entry.state, *entry.values):
+            if name not in known and not (table.sunspec and name in QUANTITIES):
+                raise ConfigError(key, "no such point", "name points of this map", name)
+        if state := known.get(entry.state):
+            for said in entry.says:
+                if said not in state.encoding.names.values():
+                    remedy = f"it may say: {', '.join(state.encoding.names.values()) or 'nothing, it has no `names`'}"
+                    raise ConfigError(f"{key}.says", f"{entry.state} never says this", remedy, said)
+            if state.poll != "fast":
+                raise ConfigError(f"{key}.state", "is not read at every tick", "give the state `poll: fast`")
+        yield Withheld(entry.state, frozenset(entry.says), frozenset(entry.values))
+
+
+def _writable(table: _MapTable, name: str, row: Mapping[str, Any]) -> Writable:
+    key = f"writable.{name}"
+    try:
+        entry = convert(row, _WritableTable)
+    except ConfigError as error:
+        raise error.under(key) from error
+    if entry.type == "string":
+        raise ConfigError(f"{key}.type", "text is not written", "choose a number, enum or bits", entry.type)
+    _check_factor(key, entry.scale)
+    words = _words(key, entry)
+    if entry.address + words > 0x10000:
+        raise ConfigError(f"{key}.address", "reaches past register 65535", "correct address or type", entry.address)
+    encoding = Encoding(entry.type, words, entry.order or table.order, entry.scale, names=entry.names)
+    bounds = (entry.min, entry.max)
+    return Writable(name, entry.address, encoding, entry.unit, *bounds, entry.stored, entry.block, entry.at_most)
+
+
+def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Sequence[Point]) -> None:
+    """Refuse a writable number without limits: what cannot be bounded cannot be written safely."""
+    quantities = {point.quantity for point in points}
+    for name, one in writable.items():
+        key = f"writable.{name}"
+        if one.encoding.type in _STATE_TYPES:
+            if one.encoding.type == "enum" and not one.encoding.names:
+                raise ConfigError(f"{key}.names", "missing", "name every number that may be written")
+            continue
+        bounds = [bound for bound in (one.minimum, one.maximum) if bound is not None and bound.is_finite()]
+        if one.minimum is None or one.maximum is None or len(bounds) < 2 or one.minimum > one.maximum:
+            raise ConfigError(key, "has no limits", "give `min` and `max`, in the value's unit")
+        least, most = _range(one.encoding)
+        if not least <= one.minimum / one.encoding.scale <= one.maximum / one.encoding.scale <= most:
+            raise ConfigError(key, f"its limits do not fit {one.encoding.type}", "correct limits, scale or type")
+        if one.at_most is not None and one.at_most not in quantities and not table.sunspec:
+            raise ConfigError(f"{key}.at_most", "no such point", "name a point of this map", one.at_most)
+
+
+def _range(encoding: Encoding) -> tuple[Decimal, Decimal]:
+    bits = 16 * encoding.words
+    if encoding.type[0] == "f":
+        return Decimal("-3.4e38"), Decimal("3.4e38")
+    if encoding.type[0] == "s":
+        return Decimal(-(1 << bits - 1)), Decimal((1 << bits - 1) - 1)
+    return Decimal(0), Decimal((1 << bits) - 1)

@@ -15,12 +15,12 @@ from typing import Literal, TypeAlias, get_args
 
 from drivers.api import MalformedError, Value
 
-Type: TypeAlias = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "string", "bits", "enum"]
+Type: TypeAlias = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "string", "bits", "enum"]
 WordOrder: TypeAlias = Literal["big", "little"]
 """Order of the 16-bit words of a longer value: `little` means the low word comes first."""
 
 TYPES: frozenset[str] = frozenset(get_args(Type))
-WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "bits": 1, "enum": 1}
+WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "f64": 4, "bits": 1, "enum": 1}
 """Registers of each type; bits and enum may be declared longer, a string has no length of its own."""
 
 MAX_SCALE_EXPONENT = 10
@@ -32,7 +32,10 @@ _CODES = {1: "H", 2: "I", 4: "Q"}
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a value lies in `words` registers and what its number means; `scale` is exact."""
+    """How a value lies in `words` registers and what its number means; `scale` and `offset` are exact.
+
+    value = number * scale * 10 ** scale factor + offset, turned round by `negate`.
+    """
 
     type: Type
     words: int
@@ -41,6 +44,7 @@ class Encoding:
     negate: bool = False
     sentinels: frozenset[int] = frozenset()
     names: Mapping[int, str] = field(default_factory=dict)
+    offset: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +140,19 @@ def _number(number: int, encoding: Encoding, exponent: int | None) -> Value:
         return None
     if encoding.negate:
         number = -number
-    if encoding.scale == 1 and exponent == 0:
+    if encoding.scale == 1 and exponent == 0 and not encoding.offset:
         return number
-    return number * encoding.scale.scaleb(exponent)
+    value = number * encoding.scale.scaleb(exponent)
+    return value + (-encoding.offset if encoding.negate else encoding.offset) if encoding.offset else value
 
 
 def _float(raw: int, encoding: Encoding, exponent: int | None) -> Value:
-    (number,) = struct.unpack(">f", raw.to_bytes(4, "big"))
+    (number,) = struct.unpack(">f" if encoding.words == 2 else ">d", raw.to_bytes(2 * encoding.words, "big"))
     if exponent is None or not math.isfinite(number):
         return None
-    value = Decimal(_shortest_float32(number)) * encoding.scale.scaleb(exponent)
+    shown = _shortest_float32(number) if encoding.words == 2 else repr(number)
+    value = Decimal(shown) * encoding.scale.scaleb(exponent)
+    value = value + encoding.offset if encoding.offset else value
     return (-value if encoding.negate else value) or Decimal(0)  # never -0
 
 
@@ -180,6 +187,7 @@ _MEANING: Mapping[str, Callable[[int, Encoding, int | None], Value]] = {
     "s32": _signed_number,
     "s64": _signed_number,
     "f32": _float,
+    "f64": _float,
     "enum": _enum,
     "bits": _bits,
     "string": _no_number,
