@@ -1,1 +1,1 @@
-"""The route_b driver: codec, link, driver."""
+"""The smart meter over Route B: codecs (`echonet`, `skstack`, `meter`), `session`, `link` and `driver`."""
