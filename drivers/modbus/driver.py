@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -25,8 +25,9 @@ from drivers.api import (
     Sample,
 )
 from drivers.modbus.device import Device
+from drivers.modbus.endpoints import Endpoint, Framing, Parity, SerialEndpoint, TcpEndpoint
 from drivers.modbus.library import find
-from drivers.modbus.link import Endpoint, Framing, Link, SerialEndpoint, SilentError, TcpEndpoint
+from drivers.modbus.link import Link, SilentError
 from drivers.modbus.register_map import RegisterMap
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
@@ -41,15 +42,17 @@ LOST_AFTER = 2
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 
+Transport: TypeAlias = Literal["tcp", "rtu_over_tcp", "serial"]
 Seconds = Annotated[float, Meta(ge=0.05, le=30)]
+Baudrate = Annotated[int, Meta(ge=300, le=921_600)]
 
 
 class SerialSettings(Table, frozen=True, forbid_unknown_fields=True):
     """A serial line that speaks RTU."""
 
-    device: str
-    baudrate: Annotated[int, Meta(ge=300, le=921_600)] = 9600
-    parity: Literal["N", "E", "O"] = "N"
+    port: str
+    baudrate: Baudrate = 9600
+    parity: Parity = "N"
     stopbits: Literal[1, 2] = 1
     local_echo: bool = False
 
@@ -63,13 +66,18 @@ class DeviceSettings(Table, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Table, frozen=True, forbid_unknown_fields=True):
-    """The driver's table: either `host` or `serial`, and the devices behind it by name."""
+    """The driver's table: how the line is reached (`host` or `serial`) and the devices behind it by name.
+
+    `transport` says what the bytes are: `tcp`, `rtu_over_tcp` (a transparent serial converter, `baudrate` being the
+    speed behind it) or `serial`; without it, `serial` where there is a serial table and `tcp` otherwise.
+    """
 
     devices: dict[str, DeviceSettings]
     host: str | None = None
     port: Annotated[int, Meta(ge=1, le=65535)] = 502
-    framing: Framing = "tcp"
+    transport: Transport | None = None
     serial: SerialSettings | None = None
+    baudrate: Baudrate | None = None
     poll_s: Annotated[float, Meta(ge=0.05, le=3600)] = 10.0
     slow_s: Annotated[float, Meta(ge=0.05, le=86_400)] = 60.0
     timeout_s: Seconds = 2.0
@@ -199,13 +207,23 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
 
 
 def _endpoint(settings: Settings) -> Endpoint:
+    transport = settings.transport or ("serial" if settings.serial is not None else "tcp")
     if settings.serial is not None and settings.host is not None:
         raise ConfigError("serial", "`host` is given too", "keep one of them: a driver serves one line")
-    if settings.serial is not None:
+    if transport == "serial":
+        if settings.serial is None:
+            raise ConfigError("serial", "missing", "give the serial port: `serial: {port: /dev/ttyUSB0}`")
         return SerialEndpoint(**msgspec.structs.asdict(settings.serial))
+    if settings.serial is not None:
+        raise ConfigError("transport", "a serial port is given", "leave it out, or give `host` for it", transport)
     if not settings.host:
         raise ConfigError("host", "missing", "give the device's address, or `serial` for a serial port")
-    return TcpEndpoint(settings.host, settings.port, settings.framing)
+    if transport == "tcp" and settings.baudrate is not None:
+        raise ConfigError(
+            "baudrate", "Modbus TCP has none", "remove it, or `transport: rtu_over_tcp`", settings.baudrate
+        )
+    framing: Framing = "tcp" if transport == "tcp" else "rtu"
+    return TcpEndpoint(settings.host, settings.port, framing, settings.baudrate)
 
 
 def _map(name: str, device: DeviceSettings, folder: str | None) -> RegisterMap | None:

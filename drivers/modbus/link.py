@@ -1,39 +1,43 @@
 """The one way to a Modbus endpoint: a TCP socket or a serial port shared by its units. Knows no map and no policy.
 
-The only file of the driver that imports pymodbus. What pymodbus leaves to its caller is done here (each point has a
-test of its name): one request at a time with the pause the line wants, no silent re-send and no background
-reconnection, an answer checked against its request, a late answer kept from the next request, a cut noticed at once,
-and errors translated once. Time-outs are real time; the pauses a device wants are the clock's, so that they shrink
-with simulated time.
+One request at a time with the pause the line wants, sent once, and nothing opened behind its caller's back. No answer
+is taken for that of another request: on TCP its transaction tells, on a line without transactions the order in which a
+unit answers (`missing`). A cut is noticed at once. Time-outs and the silence between RTU frames are real time; the
+pauses a device wants are the clock's, so that they shrink with simulated time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
-
-from pymodbus import FramerType, ModbusException
-from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
+from typing import Protocol
 
 from drivers.api import Clock, LinkError, MalformedError, RefusedError
+from drivers.modbus import frames
+from drivers.modbus.connection import Connection
+from drivers.modbus.endpoints import Endpoint, Framing, SerialEndpoint, TcpEndpoint
+from drivers.modbus.frames import Answer
+from drivers.modbus.missing import Missing
 from drivers.modbus.planner import Request
 
-if TYPE_CHECKING:
-    from pymodbus.client.base import ModbusBaseClient
-    from pymodbus.pdu import ModbusPDU
+__all__ = [
+    "Endpoint",
+    "ExceptionAnswerError",
+    "Framing",
+    "HungUpError",
+    "Link",
+    "Reads",
+    "SerialEndpoint",
+    "ShortAnswerError",
+    "SilentError",
+    "TcpEndpoint",
+    "Writes",
+]
 
-Framing: TypeAlias = Literal["tcp", "rtu"]
-
-FUNCTION_CODES = {"holding": 3, "input": 4}
-"""The function codes of reads; a link sends no other unless it was told which units may be written."""
-WRITE_REGISTERS = 16
-"""The one function code of writes, also for a single register: some inverters refuse 6."""
 BROADCAST = 0
 
 NOT_SUPPORTED = frozenset({1, 2, 3})
@@ -44,22 +48,27 @@ NO_PATH = frozenset({10, 11})
 SILENCES_BEFORE_REOPEN = 3
 """Time-outs of one unit, with no answer of any unit between them, after which the endpoint is closed.
 
-A link that is open but mute recovers that way, and an answer later than two time-outs dies with its connection. Several
-dead units beside one that answers do not count together.
+A link that is open but mute recovers that way. Several dead units beside one that answers do not count together.
 """
-
-LONGER_THAN_ANY_TIMEOUT_S = 60
-"""pymodbus' own time-out never strikes; ours does, per unit."""
-
-BITS_PER_CHARACTER = 11
-QUIET_CHARACTERS = 3.5
-FASTEST_QUIET_MS = 1.75
-"""Between RTU frames: 3.5 characters, above 19200 baud 1.75 ms (Modbus over Serial Line 1.02, 2.5.1.1)."""
-CONVERTER_QUIET_MS = 20
+MOST_PROBES = 3
+LONGEST_NOISE_S = 5.0
+"""A line that is not silent for one pause in so long is broken."""
 
 
 class SilentError(LinkError):
     """This unit did not answer in time; the endpoint itself may be well."""
+
+
+class HungUpError(LinkError):
+    """The endpoint cut the connection while this request waited for its answer."""
+
+
+class ShortAnswerError(MalformedError):
+    """An answer that surely belongs to the request, with fewer registers than asked; `data` holds those that came."""
+
+    def __init__(self, data: bytes, request: Request) -> None:
+        super().__init__(f"{len(data) // 2} registers where {request.count} were asked")
+        self.data = data
 
 
 class ExceptionAnswerError(RefusedError):
@@ -75,46 +84,6 @@ class ExceptionAnswerError(RefusedError):
         return self.code in NOT_SUPPORTED
 
 
-@dataclass(frozen=True, slots=True)
-class TcpEndpoint:
-    """`framing: rtu` is RTU over TCP, for a transparent serial converter."""
-
-    host: str
-    port: int = 502
-    framing: Framing = "tcp"
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @property
-    def quiet_ms(self) -> float:
-        """The pause between requests; a converter needs one to end its frames, whatever the speed behind it."""
-        return CONVERTER_QUIET_MS if self.framing == "rtu" else 0
-
-
-@dataclass(frozen=True, slots=True)
-class SerialEndpoint:
-    """A serial port that speaks RTU; `local_echo` for adapters that hear themselves."""
-
-    device: str
-    baudrate: int = 9600
-    parity: Literal["N", "E", "O"] = "N"
-    stopbits: Literal[1, 2] = 1
-    local_echo: bool = False
-    framing: Framing = "rtu"
-
-    def __str__(self) -> str:
-        return self.device
-
-    @property
-    def quiet_ms(self) -> float:
-        """The silence that ends a frame on this line."""
-        return max(FASTEST_QUIET_MS, 1000 * QUIET_CHARACTERS * BITS_PER_CHARACTER / self.baudrate)
-
-
-Endpoint: TypeAlias = TcpEndpoint | SerialEndpoint
-
-
 class Reads(Protocol):
     """What a device needs of a link."""
 
@@ -125,6 +94,16 @@ class Writes(Reads, Protocol):
     """What a device that is commanded needs of a link."""
 
     async def write(self, unit: int, request: Request, data: bytes, timeout_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The request that waits for its answer."""
+
+    unit: int
+    function: int
+    transaction: int
+    answer: asyncio.Future[Answer]
 
 
 class Link:
@@ -140,203 +119,212 @@ class Link:
         writable: frozenset[int] = frozenset(),
     ) -> None:
         self.endpoint = endpoint
+        self.counts: Counter[str] = Counter()
+        """Requests, time-outs, late and stray answers since the start."""
         self._writable = writable - {BROADCAST}
         self._clock = clock
-        quiet_ms = max(gap_ms, endpoint.quiet_ms)
-        self._gap_ms = math.ceil(quiet_ms) + 1 if quiet_ms else 0  # + 1, because the clock cuts to whole ms
+        self._gap_ms = math.ceil(gap_ms) + 1 if gap_ms else 0  # + 1, because the clock cuts to whole ms
+        self._quiet_s = endpoint.quiet_ms / 1000
         self._connect_delay_ms = connect_delay_ms
         self._lock = asyncio.Lock()
-        self._client: ModbusBaseClient | None = None
-        self._deadline: asyncio.Timeout | None = None
+        self._connection: Connection | None = None
+        self._asked: _Asked | None = None
+        self._transaction = 0
         self._free_at_ms = 0
-        self._drained_at = 0.0
+        self._quiet_since = 0.0
         self._silences: Counter[int] = Counter()
+        self._missing = Missing()
         self._answer_missing = False
 
     @property
     def is_open(self) -> bool:
         """Whether requests can be sent."""
-        return self._client is not None and self._client.connected
+        return self._connection is not None and self._connection.is_open
 
     async def open(self, timeout_s: float) -> None:
         """Connect, then wait as long as the device wants; raises LinkError."""
         self.close()
-        _quieten_pymodbus()
-        self._client = client = _client(self.endpoint, self._on_connection)
+        connection = Connection(self.endpoint, self._heard, self._ended)
         try:
             async with asyncio.timeout(timeout_s):
-                connected = await client.connect()
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # ValueError is pyserial's for wrong settings
-            raise LinkError(f"{self.endpoint} cannot be opened: {error or 'no answer'}") from error
+                await connection.open()
+            self._connection = connection
+        except TimeoutError:
+            raise LinkError(f"{self.endpoint} cannot be opened: no answer within {timeout_s:g} s") from None
         finally:
-            if not client.connected:
-                self.close()
-        if not connected:
-            raise LinkError(f"{self.endpoint} accepts no connection")
+            if self._connection is None:
+                connection.close()
         self._free_at_ms = self._clock.boot_ms() + math.ceil(self._connect_delay_ms)
 
     def close(self) -> None:
         """Close the endpoint; safe at any time."""
-        client, self._client = self._client, None
+        connection, self._connection = self._connection, None
         self._silences.clear()
-        self._drained_at, self._answer_missing = 0.0, False
-        if client is not None:
-            client.close()
+        self._answer_missing = False
+        if connection is not None:
+            connection.close()
 
     async def read(self, unit: int, request: Request, timeout_s: float) -> bytes:
         """Return the register bytes of one read.
 
         Raises SilentError (this unit), ExceptionAnswerError, MalformedError (an answer that is not one to this
-        request), or LinkError when the endpoint is gone and must be opened again.
+        request; ShortAnswerError when a part of it is), HungUpError, or LinkError when the endpoint is gone and must
+        be opened again.
         """
-        return await self._exchange(unit, request, timeout_s)
+        pdu = frames.read_pdu(frames.READ_FUNCTIONS[request.space], request.address, request.count)
+        return await self._exchange(unit, request, pdu, timeout_s, lambda answer: self._registers(answer, request))
 
     async def write(self, unit: int, request: Request, data: bytes, timeout_s: float) -> None:
         """Write registers once; raises as `read`, and RefusedError for a unit that is not ours to write.
 
-        After SilentError or MalformedError nobody knows whether the write was carried out: read it back.
+        After any error but ExceptionAnswerError nobody knows whether the write was carried out: read it back.
         """
         if unit not in self._writable:
             raise RefusedError(f"unit {unit} at {self.endpoint} is only read")
-        if request.space != "holding" or len(data) != 2 * request.count:
+        if request.space != "holding" or len(data) != 2 * request.count or not request.count <= frames.MOST_WRITTEN:
             raise RefusedError(f"{len(data)} bytes do not fit {request.space} {request.address}+{request.count}")
-        await self._exchange(unit, request, timeout_s, data)
+        pdu = frames.write_pdu(request.address, data)
+        await self._exchange(unit, request, pdu, timeout_s, lambda answer: _written(answer, request))
 
-    async def _exchange(self, unit: int, request: Request, timeout_s: float, written: bytes | None = None) -> bytes:
+    async def _exchange(
+        self, unit: int, request: Request, pdu: bytes, timeout_s: float, check: Callable[[Answer], bytes]
+    ) -> bytes:
         """Send one request alone on the line and return what its checked answer carries."""
         async with self._lock:
-            await self._wait_until_free()
-            client = self._client
-            if client is None or not client.connected:
-                raise LinkError(f"{self.endpoint} is not open")
-            clean = False
-            try:
-                answer = await self._ask(client, unit, request, timeout_s, written)
-                registers = self._checked(answer, unit, request, written)
-                clean = True
-            except ExceptionAnswerError:
-                clean = True
-                raise
-            finally:
-                self._free_at_ms = self._clock.boot_ms() + self._gap_ms
-                if not clean:
-                    self._expect_late_answer(timeout_s)
-            return registers
+            if self.endpoint.framing == "rtu":
+                await self._get_in_step(unit, pdu[0], request.address, timeout_s)
 
-    async def _ask(
-        self, client: ModbusBaseClient, unit: int, request: Request, timeout_s: float, written: bytes | None
-    ) -> ModbusPDU:
-        """Send one request once and return its answer; raises SilentError, or LinkError as soon as the link drops."""
+            def checked(answer: Answer) -> bytes:
+                self._refuse_foreign(answer, unit, pdu[0])
+                if answer.exception in NO_PATH:
+                    raise SilentError(f"the gateway at {self.endpoint} does not reach unit {unit}")
+                if answer.exception is not None:
+                    raise ExceptionAnswerError(answer.exception, request)
+                return check(answer)
+
+            return await self._ask(unit, pdu, timeout_s + self.endpoint.wire_s(request.count), checked)
+
+    async def _get_in_step(self, unit: int, function: int, address: int, timeout_s: float) -> None:
+        """Make sure that no late answer of the unit can be taken for the next one.
+
+        While one may come, the unit is asked with another function: whatever it answers to that, also an exception,
+        it answers after all that it was asked before. Raises SilentError at the first probe without an answer.
+        """
+        loop = asyncio.get_running_loop()
+        for _ in range(MOST_PROBES):
+            if not self._missing.may_come(unit, function, loop.time()):
+                return
+            self.counts["probes"] += 1
+            probe = frames.read_pdu(self._missing.probe(unit, function, loop.time()), address, 1)
+            await self._ask(unit, probe, timeout_s + self.endpoint.wire_s(1), lambda answer: answer.body)
+        if self._missing.may_come(unit, function, loop.time()):
+            raise SilentError(f"unit {unit} at {self.endpoint} still answers to earlier requests")
+
+    async def _ask(self, unit: int, pdu: bytes, timeout_s: float, check: Callable[[Answer], bytes]) -> bytes:
+        """Send one request once and return its checked answer; raises SilentError, or as soon as the link drops."""
+        await self._wait_until_free()
+        if self._connection is None or not self._connection.is_open:
+            raise LinkError(f"{self.endpoint} is not open")
+        loop = asyncio.get_running_loop()
+        self._transaction = self._transaction % 0xFFFF + 1  # never 0, which units send that know no transactions
+        self._asked = asked = _Asked(unit, pdu[0], self._transaction, loop.create_future())
+        self.counts["requests"] += 1
+        is_answered = False
         try:
-            async with asyncio.timeout(timeout_s) as self._deadline:
-                answer = await _sent(client, unit, request, written)
+            self._connection.send(self._frame(asked, pdu))
+            async with asyncio.timeout(timeout_s):
+                answer = await asked.answer
+            self._silences.clear()
+            is_answered = answer.exception is not None
+            registers = check(answer)
+            is_answered = True
         except TimeoutError:
-            if not client.connected:
-                raise LinkError(f"{self.endpoint} hung up") from None
             raise self._silence(unit, timeout_s) from None
-        except ModbusException as error:
-            raise LinkError(f"{self.endpoint}: {error}") from error
+        else:
+            return registers
         finally:
-            self._deadline = None
-        self._silences.clear()
-        return answer
+            self._asked = None
+            self._free_at_ms = self._clock.boot_ms() + self._gap_ms
+            self._quiet_since = loop.time()
+            if not is_answered:
+                self._answer_missing = True
+                self._missing.add(unit, pdu[0], loop.time(), timeout_s)
 
-    def _checked(self, answer: ModbusPDU, unit: int, request: Request, written: bytes | None) -> bytes:
-        """Return the registers of an answer that belongs to the request; those written where it was a write."""
-        code = FUNCTION_CODES[request.space] if written is None else WRITE_REGISTERS
-        if answer.transaction_id == 0 and self._answer_missing and self.endpoint.framing == "tcp":
-            self.close()  # the unit leaves out transaction ids, so nothing tells this answer from the missing one
-            raise LinkError(f"{self.endpoint} sent an answer that may belong to an earlier request")
-        if answer.dev_id != unit or answer.function_code & 0x7F != code:
-            raise MalformedError(
-                f"unit {answer.dev_id} answered function {answer.function_code}, but unit {unit} was asked for {code}"
-            )
-        if answer.isError():
-            if answer.exception_code in NO_PATH:
-                raise SilentError(f"the gateway at {self.endpoint} does not reach unit {unit}")
-            raise ExceptionAnswerError(answer.exception_code, request)
-        if written is not None:
-            if (answer.address, answer.count) != (request.address, request.count):
-                raise MalformedError(
-                    f"{answer.address}+{answer.count} where {request.address}+{request.count} was written"
-                )
-            return written
-        if len(answer.registers) != request.count:
-            raise MalformedError(f"{len(answer.registers)} registers where {request.count} were asked")
-        return struct.pack(f">{request.count}H", *answer.registers)
+    def _frame(self, asked: _Asked, pdu: bytes) -> bytes:
+        if self.endpoint.framing == "tcp":
+            return frames.tcp_frame(asked.transaction, asked.unit, pdu)
+        return frames.rtu_frame(asked.unit, pdu)
 
     async def _wait_until_free(self) -> None:
-        """Wait for the pause between requests and, on a line without transaction ids, for a late answer to pass."""
-        loop = asyncio.get_running_loop()
-        if self._drained_at > loop.time():
-            await asyncio.sleep(self._drained_at - loop.time())
+        """Wait for the pause that the device wants and, on a line, for silence."""
         if self._free_at_ms > self._clock.boot_ms():
             await self._clock.sleep_until(self._free_at_ms)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + LONGEST_NOISE_S
+        while self._quiet_s and self._connection is not None:
+            quiet_at = max(self._quiet_since, self._connection.heard_at) + self._quiet_s
+            if quiet_at <= loop.time():
+                return
+            if loop.time() > give_up_at:
+                self.close()
+                raise LinkError(f"{self.endpoint} is never silent; does another master ask on this line?")
+            await asyncio.sleep(quiet_at - loop.time())
 
-    def _expect_late_answer(self, timeout_s: float) -> None:
-        self._answer_missing = True
-        if self.endpoint.framing == "rtu":
-            self._drained_at = asyncio.get_running_loop().time() + timeout_s
+    def _heard(self, answer: Answer) -> None:
+        """Hand an answer to the request that waits for it, and to no other."""
+        asked, now_s = self._asked, asyncio.get_running_loop().time()
+        if answer.transaction is None:
+            if self._missing.takes(answer, now_s):
+                self.counts["late"] += 1
+                return
+            if asked is not None and answer.unit == asked.unit:
+                self._missing.settle(answer.unit)
+        elif answer.transaction == 0 and self._answer_missing and asked is not None:
+            # The unit leaves out transaction ids, so nothing tells this answer from the missing one.
+            self.close()
+            self._ended("sent an answer that may belong to an earlier request")
+            return
+        elif asked is not None and answer.transaction not in {asked.transaction, 0}:
+            asked = None
+        if asked is None or asked.answer.done() or (answer.transaction is None and answer.unit != asked.unit):
+            self.counts["stray"] += 1
+            return
+        asked.answer.set_result(answer)
+
+    def _ended(self, why: str) -> None:
+        """End a waiting request at once when the link drops, instead of at its time-out."""
+        self._connection = None
+        if self._asked is not None and not self._asked.answer.done():
+            self._asked.answer.set_exception(HungUpError(f"{self.endpoint} {why}"))
 
     def _silence(self, unit: int, timeout_s: float) -> LinkError:
         """Return the error for an unanswered request; the third closes a link that is open but mute."""
+        self.counts["timeouts"] += 1
         self._silences[unit] += 1
         if self._silences[unit] < SILENCES_BEFORE_REOPEN:
-            return SilentError(f"unit {unit} at {self.endpoint} is silent for {timeout_s:g} s")
+            return SilentError(f"unit {unit} at {self.endpoint} is silent for {timeout_s:.3g} s")
         self.close()
         return LinkError(f"{self.endpoint} is open but mute")
 
-    def _on_connection(self, connected: bool) -> None:  # noqa: FBT001  (pymodbus calls it so)
-        """End a waiting request at once when the link drops, instead of at its time-out."""
-        if not connected and self._deadline is not None:
-            self._deadline.reschedule(asyncio.get_running_loop().time())
+    def _registers(self, answer: Answer, request: Request) -> bytes:
+        """Return the registers of a read; one that is cut short is told apart where it surely answers this request."""
+        data = answer.registers()
+        if len(data) == 2 * request.count:
+            return data
+        if answer.transaction and len(data) < 2 * request.count:
+            raise ShortAnswerError(data, request)
+        raise MalformedError(f"{len(data) // 2} registers where {request.count} were asked")
+
+    @staticmethod
+    def _refuse_foreign(answer: Answer, unit: int, function: int) -> None:
+        if answer.unit != unit or answer.asked_function != function:
+            raise MalformedError(
+                f"unit {answer.unit} answered function {answer.function}, but unit {unit} was asked for {function}"
+            )
 
 
-def _sent(client: ModbusBaseClient, unit: int, request: Request, written: bytes | None) -> Awaitable[ModbusPDU]:
-    """Return the answer to a read, or to a write of the registers given."""
-    if written is not None:
-        values = list(struct.unpack(f">{request.count}H", written))
-        return client.write_registers(request.address, values, device_id=unit)
-    call = client.read_holding_registers if request.space == "holding" else client.read_input_registers
-    return call(request.address, count=request.count, device_id=unit)
-
-
-def _client(endpoint: Endpoint, on_connection: Callable[[bool], None]) -> ModbusBaseClient:
-    """Return an unopened pymodbus client that neither re-sends nor reconnects; needs a running loop."""
-    if isinstance(endpoint, TcpEndpoint):
-        return AsyncModbusTcpClient(
-            endpoint.host,
-            port=endpoint.port,
-            framer=FramerType.SOCKET if endpoint.framing == "tcp" else FramerType.RTU,
-            timeout=LONGER_THAN_ANY_TIMEOUT_S,
-            retries=0,
-            reconnect_delay=0,
-            trace_connect=on_connection,
-        )
-    return AsyncModbusSerialClient(
-        endpoint.device,
-        framer=FramerType.RTU,
-        baudrate=endpoint.baudrate,
-        parity=endpoint.parity,
-        stopbits=endpoint.stopbits,
-        handle_local_echo=endpoint.local_echo,
-        timeout=LONGER_THAN_ANY_TIMEOUT_S,
-        retries=0,
-        reconnect_delay=0,
-        trace_connect=on_connection,
-    )
-
-
-def _not_undecodable(record: logging.LogRecord) -> bool:
-    """Drop asyncio's traceback of a frame that pymodbus could not decode; the cut it causes is reported by the link."""
-    shown = record.getMessage()
-    return "data_received() call failed" not in shown or "TransactionManager" not in shown
-
-
-def _quieten_pymodbus() -> None:
-    """Keep frame dumps of every failed request out of the log; failures reach it through our errors, once."""
-    logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(_not_undecodable)  # adding it again changes nothing
+def _written(answer: Answer, request: Request) -> bytes:
+    """Check that a write's answer names the registers that were written."""
+    if answer.body != struct.pack(">HH", request.address, request.count):
+        raise MalformedError(f"{answer.body.hex()} where {request.address}+{request.count} was written")
+    return answer.body

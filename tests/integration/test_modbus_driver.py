@@ -379,11 +379,14 @@ async def test_it_keeps_up_with_six_hundredfold_time(town):
         ({}, "devices: missing"),
         ({"devices": {}}, "devices: no device"),
         ({"devices": {"a": {"map": "sunspec"}}}, "host: missing"),
-        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "serial": {"device": "/dev/x"}}, "serial"),
+        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "serial": {"port": "/dev/x"}}, "serial"),
         ({"devices": {"a": {"map": "nothing"}}, "host": "h"}, "devices.a.map = 'nothing': no such register map"),
         ({"devices": {"a": {"map": "sunspec", "unit": 300}}, "host": "h"}, "unit"),
         ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "poll": 5}, "did you mean 'poll_s'?"),
-        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "framing": "ascii"}, "framing = 'ascii'"),
+        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "transport": "ascii"}, "transport = 'ascii'"),
+        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "transport": "serial"}, "serial: missing"),
+        ({"devices": {"a": {"map": "sunspec"}}, "serial": {"port": "/dev/x"}, "transport": "tcp"}, "transport = 'tcp'"),
+        ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "baudrate": 9600}, "baudrate = 9600"),
         ({"devices": {"a": {"map": "sunspec"}}, "host": "h", "poll_s": 0}, "poll_s = 0"),
     ],
 )
@@ -395,7 +398,7 @@ async def test_a_wrong_table_says_what_to_do(table, said):
 
 
 async def test_a_serial_line_may_be_configured_without_being_there():
-    table = {"serial": {"device": "/dev/none", "baudrate": 19200, "parity": "E"}, "devices": {"a": {"map": "sunspec"}}}
+    table = {"serial": {"port": "/dev/none", "baudrate": 19200, "parity": "E"}, "devices": {"a": {"map": "sunspec"}}}
     assert create(Context("modbus", FastClock(), str), table).devices == ("a",)
 
 
