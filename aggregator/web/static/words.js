@@ -38,7 +38,7 @@ const WORDS = {
     reconnecting: "The connection broke. Connecting again…",
     here: "nearby", stayed: "stayed", arrived: "arrived",
     state: "Connection", last: "Last data", outbox: "Waiting to be sent", clock: "Clock", aside: "Messages put aside", conflicts: "Contradictions", held: "Rows without a time", twin: "Rows of a second box", lost_devices: "Devices not answering", none: "none",
-    batches: (n) => `${n} batches`, rows: (n) => `${n} rows`,
+    batches: (n) => (n === 1 ? "1 batch" : `${n} batches`), rows: (n) => (n === 1 ? "1 row" : `${n} rows`),
     ago: (text) => `${text} ago`, seconds: (n) => `${n} s`, minutes: (n) => `${n} min`, hours: (n) => `${n} h`, days: (n) => `${n} d`,
     clocks: { synced: "synchronised", holdover: "holdover (synchronised before)", meter: "from the meter (±90 s)", unknown: "not set", simulated: "simulated" },
     levels: ["nothing announced", "early notice", "advisory", "warning", "danger warning", "emergency warning"], level: (n) => `Alert level ${n}`,
