@@ -93,6 +93,8 @@ class _Request:
     tid: int
     epcs: tuple[int, ...]
     outcome: asyncio.Future[Frame | SessionLostError | None]
+    data: bytes
+    answers: tuple[int, int]  # the services that answer it: done, and refused in part
     taken: bool = False  # the dongle has answered the command
 
 
@@ -259,9 +261,30 @@ class Session:
         """
         timeouts = self._timeouts
         limit_s = timeouts.one_property_s if len(epcs) == 1 else timeouts.several_properties_s
+        return await self._request_within(limit_s, tuple(epcs), (echonet.GET_RES, echonet.GET_SNA), echonet.get)
+
+    async def set(self, epc: int, edt: bytes) -> bool:
+        """Return whether the meter took a value (SetC); raises what `get` raises."""
+
+        def encoded(tid: int, epcs: Sequence[int]) -> bytes:
+            properties = dict.fromkeys(epcs, edt)
+            return echonet.encode(Frame(tid, echonet.CONTROLLER, echonet.METER, echonet.SET_C, properties))
+
+        answers = (echonet.SET_RES, echonet.SET_C_SNA)
+        frame = await self._request_within(self._timeouts.one_property_s, (epc,), answers, encoded)
+        return frame.esv == echonet.SET_RES
+
+    async def _request_within(
+        self,
+        limit_s: float,
+        epcs: tuple[int, ...],
+        answers: tuple[int, int],
+        encoded: Callable[[int, Sequence[int]], bytes],
+    ) -> Frame:
         async with self._asking:
             self._tid = self._tid % 0xFFFF + 1
-            request = _Request(self._tid, tuple(epcs), asyncio.get_running_loop().create_future())
+            outcome = asyncio.get_running_loop().create_future()
+            request = _Request(self._tid, epcs, outcome, encoded(self._tid, epcs), answers)
             try:
                 async with asyncio.timeout(limit_s):
                     return await self._ask(request)
@@ -274,13 +297,12 @@ class Session:
                 self._request = None
 
     async def _ask(self, request: _Request) -> Frame:
-        data = echonet.get(request.tid, request.epcs)
         while True:
             await self._open_gate.wait()
             if not self.joined:
                 raise SessionLostError(self.lost_because)
             self._request = request
-            answer = await self._exchange(skstack.send_to(self.dialect, self._address, data))
+            answer = await self._exchange(skstack.send_to(self.dialect, self._address, request.data))
             request.taken = True
             if _failed(answer):
                 raise NoAnswerError(f"the dongle refuses to send: {answer.done.result()}")
@@ -438,7 +460,7 @@ class Session:
         except FrameError as error:
             self._take_noise(str(error))
             return
-        if frame.esv in (echonet.GET_RES, echonet.GET_SNA):
+        if frame.esv in (echonet.GET_RES, echonet.GET_SNA, echonet.SET_RES, echonet.SET_C_SNA):
             self._take_answer(frame)
         elif frame.esv in (echonet.INF, echonet.INFC):
             self._take_notification(frame)
@@ -447,6 +469,7 @@ class Session:
         request = self._request
         if (
             request is not None
+            and frame.esv in request.answers
             and (frame.tid, frame.seoj, frame.deoj) == (request.tid, echonet.METER, echonet.CONTROLLER)
             and tuple(frame.properties) == request.epcs
         ):
