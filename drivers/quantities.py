@@ -117,6 +117,45 @@ def _batteries() -> Iterator[Quantity]:
             yield _measured(f"{battery}_available_wh", "Wh", f"{ja}残存電力量", f"{en} stored energy")
 
 
+def _home_devices() -> Iterator[Quantity]:
+    """What ECHONET Lite devices at home say beside the main entries; class and property as in the Appendix."""
+    yield _state("operation_status", "動作状態", "Operation status")
+    yield _state("device_fault", "機器異常", "Device fault")
+    yield _gauge("consumption_power_w", "W", "機器の消費電力", "Power the device takes", device_class="power")
+    yield _energy("consumption_energy_kwh", "機器の消費電力量", "Energy the device took")
+    yield _state("grid_connection", "系統連系状態", "Grid connection", "0279/D0")
+    yield _state("pv_restraint", "出力抑制状態", "PV output restraint", "0279/D1")
+    yield _energy("pv_sold_energy_kwh", "太陽光売電量", "PV energy sold", "0279/E3")
+    yield _state("battery_state", "蓄電池運転状態", "Battery working state", "027D/CF")
+    yield _energy("ac_reverse_energy_kwh", "パワコン入力電力量", "Inverter AC energy taken in", "02A5/E3")
+    yield _gauge("ev_power_w", "W", "電気自動車電力（放電＋）", "EV power (discharge +)", "027E/D3", None, "power")
+    yield _gauge("ev_soc_percent", "%", "電気自動車電池残量", "EV state of charge", "027E/E4", None, "battery")
+    yield _measured("ev_available_wh", "Wh", "電気自動車残存電力量", "EV stored energy")
+    yield _energy("ev_charge_energy_kwh", "電気自動車充電量", "Energy charged into the EV", "027E/D8")
+    yield _energy("ev_discharge_energy_kwh", "電気自動車放電量", "Energy discharged from the EV", "027E/D6")
+    yield _state("ev_connection", "車両接続状態", "EV connection", "027E/C7")
+    yield _state("ev_mode", "充放電器運転モード", "EV charger mode", "027E/DA")
+    yield _gauge("voltage_r_v", "V", "電圧 R相", "Voltage, R phase", "0287/C8", None, "voltage")
+    yield _gauge("voltage_t_v", "V", "電圧 T相", "Voltage, T phase", "0287/C8", None, "voltage")
+    yield _state("water_heater_mode", "給湯機沸き上げ設定", "Water heater mode", "026B/B0")
+    yield _state("water_heater_state", "給湯機沸き上げ状態", "Water heater state", "026B/B2")
+    yield _state("water_heater_alarm", "給湯機警報", "Water heater alarm", "026B/C2")
+    yield _state("hot_water_supply", "給湯状態", "Hot water supply", "026B/C3")
+    yield _state("bath_state", "ふろ状態", "Bath", "026B/EA")
+    yield _gauge(
+        "water_heater_target_c", "°C", "沸き上げ温度設定", "Water heater target", "026B/B3", None, "temperature"
+    )
+    yield _gauge("tank_temperature_c", "°C", "タンク湯温", "Tank temperature", "026B/C1", None, "temperature")
+    yield _gauge("tank_remaining_l", "L", "残湯量", "Hot water left", "026B/E1", None, "volume_storage")
+    yield _gauge("tank_capacity_l", "L", "タンク容量", "Tank capacity", "026B/E2", None, "volume_storage")
+    yield _state("air_conditioner_mode", "エアコン運転モード", "Air conditioner mode", "0130/B0")
+    yield _gauge("target_temperature_c", "°C", "設定温度", "Target temperature", "0130/B3", None, "temperature")
+    yield _gauge("room_temperature_c", "°C", "室温", "Room temperature", "0130/BB", None, "temperature")
+    yield _gauge("outdoor_temperature_c", "°C", "外気温", "Outdoor temperature", "0130/BE", None, "temperature")
+    yield _gauge("room_humidity_percent", "%", "室内湿度", "Room humidity", "0130/BA", None, "humidity")
+    yield _state("fan_level", "風量", "Fan level", "0130/A0")
+
+
 QUANTITIES = {
     quantity.name: quantity
     for quantity in (
@@ -209,6 +248,7 @@ QUANTITIES = {
         *_phases(),
         *_strings(),
         *_batteries(),
+        *_home_devices(),
         _state("meter_fault", "メーター異常", "Meter fault", "0288/88", "faultStatus"),
         _state("alert_level", "警戒レベル", "Alert level"),
         _state("lamp_programme", "表示灯", "Lamp programme"),

@@ -6,7 +6,7 @@ import pytest
 
 from drivers.quantities import QUANTITIES
 
-UNITS = {"w": "W", "a": "A", "kwh": "kWh", "wh": "Wh", "percent": "%", "v": "V", "hz": "Hz", "c": "°C"}
+UNITS = {"w": "W", "a": "A", "kwh": "kWh", "wh": "Wh", "percent": "%", "v": "V", "hz": "Hz", "c": "°C", "l": "L"}
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES.values(), ids=QUANTITIES)
@@ -28,7 +28,7 @@ def test_kind_and_home_assistants_classes_agree(quantity):
 
 @pytest.mark.parametrize("quantity", [one for one in QUANTITIES.values() if one.echonet], ids=lambda one: one.name)
 def test_an_echonet_reference_is_class_and_property(quantity):
-    assert re.fullmatch(r"0288/[0-9A-F]{2}|027[9D]/[0-9A-F]{2}", quantity.echonet)
+    assert re.fullmatch(r"(0288|0279|027D|027E|02A5|0287|026B|0130)/[0-9A-F]{2}", quantity.echonet)
 
 
 def test_the_vocabulary_names_what_a_house_is_made_of():
