@@ -338,10 +338,11 @@ def stat(path: Path) -> dict[str, Any]:
 
 
 def export(path: Path) -> Iterator[bytes]:
-    """Yield `{"topic":…,"batch":{…}}` lines of an outbox file, oldest first; reads only, safe beside an agent."""
+    """Yield `{"gateway":…,"topic":…,"batch":{…}}` lines, oldest first, as the aggregator imports them; reads only."""
     with closing(_read_only(path)) as db:
+        (gateway,) = db.execute("SELECT value FROM about WHERE key = 'gateway'").fetchone()
         for topic, body in db.execute("SELECT topic, body FROM batch ORDER BY id"):
-            yield msgspec.json.encode({"topic": TOPICS[topic], "batch": msgspec.Raw(body)})
+            yield msgspec.json.encode({"gateway": gateway, "topic": TOPICS[topic], "batch": msgspec.Raw(body)})
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

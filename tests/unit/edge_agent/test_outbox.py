@@ -572,6 +572,7 @@ async def test_stat_and_export_read_beside_a_running_agent(reopen, time, tmp_pat
         assert (found["gateway"], found["batches"], found["memories"]) == ("house-001", 2, ["meter"])
         lines = [json.loads(line) for line in export(tmp_path / "outbox.db")]
         assert [line["topic"] for line in lines] == ["events", "passages"]
+        assert {line["gateway"] for line in lines} == {"house-001"}
         assert wire.decode_batch(msgspec.json.encode(lines[0]["batch"])).seq == 1
         await outbox.accept("meter", Event("meter", "y", 1))
     with pytest.raises(FileNotFoundError):
