@@ -1,0 +1,456 @@
+"""One battery kept as its policy wants it: saved, written, read back, refreshed, restored. Knows no protocol.
+
+Whoever owns the link calls `arrive` once it is open, `serve` after each round of readings, `away` when the device is
+lost and `leave` before the link is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from drivers.api import Clock, Emit, Event, Json, LinkError, MalformedError, Memory, RefusedError, Value
+from drivers.battery.alert import AlertWatch
+from drivers.battery.ledger import Ledger
+from drivers.battery.modes import MODES, Controls, Mode, Owner, Request, UnansweredError, Write
+from drivers.battery.policy import Policy
+from drivers.battery.settings import BatterySettings
+from drivers.battery.tariff import JST, QUARTER_MS, Situation, Wish, wish
+
+log = logging.getLogger(__name__)
+
+MOST_STEPS = 6
+"""More steps than these in one go are none: undo, do, and one failure of each."""
+MOST_SENDS = 3
+"""A write whose read-back shows the former value is sent again at most so often."""
+STUCK_AFTER = 3
+"""Failed attempts to restore after which a person is told."""
+DEFAULT_FOR_S = 3_600.0
+
+
+@dataclass(slots=True)
+class Owed:
+    """What is changed on the device: the mode begun, the bits saved before it, the bits we set, and its witnesses."""
+
+    mode: Mode
+    saved: dict[str, int]
+    ours: dict[str, int] = field(default_factory=dict)
+    witnesses: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> Json:
+        """Return what is remembered."""
+        return {
+            "mode": self.mode,
+            "saved": {**self.saved},
+            "ours": {**self.ours},
+            "witnesses": {**self.witnesses},
+        }
+
+
+def owed_from(remembered: Json) -> Owed | None:
+    """Return what an earlier life owes; None when nothing that makes sense was remembered."""
+    if not isinstance(remembered, dict):
+        return None
+    mode = next((mode for mode in MODES if mode == remembered.get("mode")), None)
+    if mode is None:
+        return None
+    return Owed(mode, *(_bits(remembered.get(key)) for key in ("saved", "ours", "witnesses")))
+
+
+def _bits(table: Json) -> dict[str, int]:
+    return {key: value for key, value in table.items() if type(value) is int} if isinstance(table, dict) else {}
+
+
+class Keeper:
+    """The command of one battery behind a link."""
+
+    def __init__(self, device: str, controls: Controls, settings: BatterySettings, clock: Clock, poll_s: float) -> None:
+        self.device = device
+        self.settings = settings
+        self.policy = Policy(settings, controls.modes, poll_s)
+        self.ledger = Ledger(settings.stored_writes_per_day)
+        self._controls = controls
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._emit: Emit | None = None
+        self._memory: Memory | None = None
+        self._owed: Owed | None = None
+        self._alert = AlertWatch(settings.alert)
+        self._wish = Wish("normal", "not decided yet")
+        self._wish_quarter = -1
+        self._seen: dict[str, Value] = {}
+        self._leaving = False
+        self._noted = ""
+
+    @property
+    def _key(self) -> str:
+        return f"battery/{self.device}"
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this battery is ours to command at all."""
+        return self.settings.owned_by == "agent"
+
+    async def arrive(self, emit: Emit, memory: Memory) -> None:
+        """The link is open: restore first what an earlier life or connection owes."""
+        self._emit, self._memory, self._leaving = emit, memory, False
+        self.ledger.recall(memory.get(f"{self._key}/writes"))
+        if (owed := owed_from(memory.get(self._key))) is not None:
+            self._owed, self.policy.owes = owed, True
+            self.policy.away(self.policy.reason or "the agent was started again")
+        if self.may_write and self.policy.owes:
+            async with self._lock:
+                await self._step()
+
+    async def serve(self, values: Mapping[str, Value], at_ms: int) -> None:
+        """Take in a round's values and do what is due; raises LinkError when the link is gone."""
+        self._seen.update(values)
+        if "battery_soc_percent" in values:
+            self.policy.observe_soc(self._number("battery_soc_percent"), at_ms)
+        if (is_out := self._controls.is_outage(values)) is not None:
+            self.policy.observe_outage(at_ms, is_out=is_out)
+        if self.may_write:
+            async with self._lock:
+                self._automatic()
+                await self._work()
+
+    def away(self, reason: str) -> None:
+        """The device or the link is lost; what it was told is in doubt."""
+        self._seen.clear()
+        self.policy.away(reason)
+
+    def disconnected(self, reason: str) -> None:
+        """The link is closed: nothing can be told until `arrive`."""
+        self.away(reason)
+        self._emit = self._memory = None
+
+    async def leave(self) -> None:
+        """The agent stops: normal again, if the device lets us."""
+        self._leaving = True
+        self.policy.away("the agent stopped")
+        if self.may_write and self.policy.owes:
+            async with self._lock:
+                await self._step()
+
+    def hear(self, payload: bytes) -> None:
+        """Take in the town's alert level."""
+        self._alert.hear(payload)
+
+    async def command(self, arguments: Mapping[str, Json], owner: Owner = "person") -> Json:
+        """Carry out `battery`: a mode for a time, or only say how it stands; raises RefusedError."""
+        if arguments.get("mode") is None:
+            return self.status()
+        request = self._request(arguments, owner)
+        if request.mode != "normal" and self._emit is None:
+            raise RefusedError(f"{self.device} is not connected now")
+        request = self.policy.ask(request, self._clock.boot_ms())
+        async with self._lock:
+            if self._emit is not None:
+                await self._work_for_a_person()
+        if request.mode != "normal" and not request.orders(self.policy.held):
+            raise RefusedError(self.policy.reason if self.policy.request is None else "not done yet; asked too often")
+        return self.status()
+
+    async def _work_for_a_person(self) -> None:
+        try:
+            await self._work()
+        except LinkError as error:
+            self.policy.failed(f"broken off: {error}", self._clock.boot_ms())
+            raise RefusedError(f"the link was lost: {error}; restored as soon as it is back") from error
+        except asyncio.CancelledError:
+            self.policy.failed("broken off: it took too long", self._clock.boot_ms())
+            raise
+
+    def status(self) -> dict[str, Json]:
+        """Return mode, owner, deadline, writes and whatever is not as it should be."""
+        now_ms, policy = self._clock.boot_ms(), self.policy
+        request = policy.request
+        shown: dict[str, Json] = {
+            "mode": policy.held.mode if policy.held is not None else ("restoring" if policy.owes else "normal"),
+            "allowed": ["normal", *policy.modes] if self.may_write else [],
+            "writes": self.ledger.status(self._clock.unix_ms()),
+        }
+        if request is not None:
+            shown |= {"wanted": request.mode, "owner": request.owner, "until": self._time(request.deadline_ms)}
+            shown |= {
+                key: value
+                for key, value in (("power_w", request.power_w), ("soc_percent", request.soc_percent))
+                if value is not None
+            }
+        if policy.reason:
+            shown["last_ended"] = policy.reason
+        if self.settings.tariff is not None:
+            shown["schedule"] = f"{self._wish.mode}: {self._wish.why}"
+        if not self.may_write:
+            shown["owned_by"] = "third_party"
+            if policy.owes:
+                shown["mode"] = "left as it was: a former command was not undone"
+        if self.settings.no_revert_timer == "accepted":
+            shown["no_revert_timer"] = "accepted"
+        if policy.failures:
+            shown["restore_failures"] = policy.failures
+        if policy.has_given_up(now_ms):
+            shown["given_up"] = True
+        if policy.is_frozen(now_ms):
+            shown |= {"outage": True, "hours_left": self._hours_left()}
+        return shown
+
+    # What is wanted
+
+    def _request(self, arguments: Mapping[str, Json], owner: Owner) -> Request:
+        mode = next((mode for mode in MODES if mode == arguments["mode"]), None)
+        if mode is None:
+            raise RefusedError(f"no mode {arguments['mode']!r}; known: {', '.join(MODES)}")
+        if unknown := set(arguments) - {"device", "mode", "power_w", "soc_percent", "for_s", "until"}:
+            raise RefusedError(f"battery takes no {', '.join(sorted(unknown))}")
+        now_ms = self._clock.boot_ms()
+        for_ms = self._for_s(arguments) * 1000
+        return Request(
+            mode,
+            owner,
+            now_ms + round(min(for_ms, 1e9)),
+            _whole(arguments, "power_w", 100_000),
+            _whole(arguments, "soc_percent", 100),
+        )
+
+    def _for_s(self, arguments: Mapping[str, Json]) -> float:
+        """Return how long a command is to hold."""
+        until, for_s = arguments.get("until"), arguments.get("for_s")
+        if until is None:
+            if for_s is None:
+                return DEFAULT_FOR_S
+            if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 0 < for_s < float("inf"):
+                raise RefusedError(f"for_s is {for_s!r}, not a number of seconds above 0")
+            return float(for_s)
+        unix_ms = self._clock.unix_ms()
+        if unix_ms is None:
+            raise RefusedError("the clock is not set, so `until` means nothing; say for how long")
+        try:
+            moment = datetime.fromisoformat(str(until))
+            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=JST)
+            return moment.timestamp() - unix_ms / 1000
+        except (ValueError, OverflowError, OSError):
+            raise RefusedError(f"until is {until!r}, not a time like 2026-12-01T07:00+09:00") from None
+
+    def _automatic(self) -> None:
+        """Let the alert and the schedule ask for what they want, and end what they no longer want."""
+        now_ms, unix_ms = self._clock.boot_ms(), self._clock.unix_ms()
+        if self._leaving:
+            return
+        alarm = self.settings.alert
+        if alarm is not None and self._alert.is_raised(unix_ms):
+            self._want(Request("reserve", "alert", now_ms + QUARTER_MS, None, alarm.soc_percent), now_ms)
+        elif self._owner() == "alert":
+            self.policy.end("the alert is over")
+        if self.settings.tariff is not None:
+            self._schedule(now_ms, unix_ms)
+
+    def _schedule(self, now_ms: int, unix_ms: int | None) -> None:
+        quarter = -1 if unix_ms is None else unix_ms // QUARTER_MS
+        over = unix_ms is not None and self._wish.until_ms <= unix_ms
+        if quarter != self._wish_quarter or over or unix_ms is None or self._wish.mode == "normal":
+            situation = Situation(
+                unix_ms, self.policy.soc_percent(now_ms), self._number("grid_power_w"), self._number("battery_power_w")
+            )
+            self._wish, self._wish_quarter = wish(self.settings, situation), quarter
+        wanted = self._wish
+        if wanted.mode == "normal" or unix_ms is None:
+            if self._owner() == "schedule":
+                self.policy.end(wanted.why)
+            return
+        until_ms = now_ms + wanted.until_ms - unix_ms
+        self._want(Request(wanted.mode, "schedule", until_ms, wanted.power_w, wanted.soc_percent), now_ms)
+
+    def _want(self, request: Request, now_ms: int) -> None:
+        """Ask on behalf of nobody in person; a refusal is no error, only noted once."""
+        try:
+            self.policy.ask(request, now_ms)
+        except RefusedError as error:
+            if str(error) != self._noted:
+                self._noted = str(error)
+                log.info("%s: the %s wanted %s: %s", self.device, request.owner, request.mode, error)
+
+    def _owner(self) -> Owner | None:
+        return None if self.policy.request is None else self.policy.request.owner
+
+    def _number(self, quantity: str) -> float | None:
+        value = self._seen.get(quantity)
+        return None if value is None or isinstance(value, str) else float(value)
+
+    def _hours_left(self) -> float | None:
+        """Return for how long the battery lasts at the present discharge while the grid is gone."""
+        soc, power_w = self.policy.soc_percent(self._clock.boot_ms()), self._number("battery_power_w")
+        if self.settings.tariff is None or soc is None or not power_w or power_w <= 0:
+            return None
+        return round(soc / 100 * self.settings.tariff.capacity_kwh * 1000 / power_w, 1)
+
+    def _time(self, boot_ms: int) -> str | None:
+        unix_ms = self._clock.unix_ms()
+        if unix_ms is None:
+            return None
+        moment = datetime.fromtimestamp((unix_ms + boot_ms - self._clock.boot_ms()) / 1000, JST)
+        return moment.isoformat(timespec="seconds")
+
+    # What is done
+
+    async def _work(self) -> None:
+        """Do what is due until nothing is."""
+        for _ in range(MOST_STEPS):
+            if self._leaving or not await self._step():
+                return
+
+    async def _step(self) -> bool:
+        """Carry out one step; False when there was none."""
+        step = self.policy.step(self._clock.boot_ms())
+        if step == "restore":
+            await self._restore()
+        elif step == "apply" and self.policy.request is not None:
+            await self._try(self._apply(self.policy.request))
+        elif step == "refresh":
+            await self._try(self._refresh())
+        return step != "wait"
+
+    async def _try(self, doing: Awaitable[None]) -> None:
+        """Run a sequence; a refusal in its middle ends the request, and what was done is undone next."""
+        try:
+            await doing
+        except (RefusedError, UnansweredError, MalformedError) as error:
+            now_ms = self._clock.boot_ms()
+            mode = self.policy.request.mode if self.policy.request is not None else "?"
+            self.policy.failed(f"{mode} was broken off: {error}", now_ms)
+            log.warning("%s: %s", self.device, self.policy.reason)
+            await self._tell("battery_refused", {"mode": mode, "reason": str(error)[:300]})
+
+    async def _apply(self, request: Request) -> None:
+        """Save, remember, write in order, read back."""
+        writes = self._controls.sequence(request, await self._controls.limits())
+        owed = self._owed if self.policy.owes and self._owed is not None else await self._saved(request.mode)
+        now = {write.setting: await self._controls.get(write.setting) for write in writes}
+        needed = [write for write in writes if write.always or now[write.setting] != write.value]
+        stored = sum(write.stored for write in needed)
+        self.ledger.afford(stored + self._stored_to_undo(owed, request.mode), self._clock.unix_ms())
+        owed.ours = owed.ours | {write.setting: write.value for write in writes if write.compared}
+        self._owed = owed
+        await self._remember({self._key: owed.as_json(), f"{self._key}/writes": self.ledger.reserve(stored)})
+        self.policy.begun(self._clock.boot_ms())
+        for write in needed:
+            if self._leaving:
+                return
+            await self._write(write)
+        self.policy.applied(request, self._clock.boot_ms())
+        data: dict[str, Json] = {"mode": request.mode, "owner": request.owner, "until": self._time(request.deadline_ms)}
+        data |= {"power_w": request.power_w, "soc_percent": request.soc_percent}
+        await self._tell("battery_mode", {key: value for key, value in data.items() if value is not None})
+
+    def _stored_to_undo(self, owed: Owed, mode: Mode) -> int:
+        return sum(write.stored for write in self._controls.undoing(mode, owed.saved))
+
+    async def _saved(self, mode: Mode) -> Owed:
+        """Read all that the mode will change; raises RefusedError where somebody commands the device already."""
+        saved = {name: await self._controls.get(name) for name in self._controls.touched(mode)}
+        for name, idle in self._controls.idle(mode).items():
+            if saved.get(name, idle) != idle:
+                raise RefusedError(f"somebody else commands the battery: {name} is {saved[name]}, not {idle}")
+        return Owed(mode, saved, {}, await self._witnesses())
+
+    async def _witnesses(self) -> dict[str, int]:
+        return {name: await self._controls.get(name) for name in self._controls.witnesses}
+
+    async def _refresh(self) -> None:
+        """See whether the device still does what it was told, then give the sign of life that its timer wants."""
+        request, owed = self.policy.request, self._owed
+        if request is None or owed is None:
+            return
+        if await self._witnesses() != owed.witnesses:
+            self.policy.away("the device was started again")
+            return
+        found = {name: await self._controls.get(name) for name in owed.ours}
+        changed = sorted(name for name, bits in owed.ours.items() if found[name] != bits)
+        if changed:
+            log.warning("%s: somebody else changed %s", self.device, ", ".join(changed))
+            if self.policy.foreign(self._clock.boot_ms()):
+                await self._tell("battery_given_up", {"changed": ", ".join(changed)})
+            return
+        for write in self._controls.sequence(request, await self._controls.limits()):
+            if write.always and not self._leaving:
+                await self._write(write)
+        self.policy.refreshed(self._clock.boot_ms())
+
+    async def _restore(self) -> None:
+        """Undo all that can be undone; one refusal does not keep the rest from being tried."""
+        owed, now_ms = self._owed, self._clock.boot_ms()
+        failures: list[str] = []
+        for write in self._controls.undoing(owed.mode, owed.saved) if owed is not None else ():
+            try:
+                await self._undo(write, owed)
+            except (RefusedError, UnansweredError, MalformedError) as error:
+                failures.append(f"{write.setting}: {error}")
+        if failures:
+            self.policy.restore_failed(now_ms)
+            level = logging.WARNING if self.policy.failures == 1 else logging.DEBUG
+            log.log(level, "%s is not in normal yet: %s", self.device, "; ".join(failures))
+            if self.policy.failures == STUCK_AFTER:
+                await self._tell("battery_stuck", {"reason": "; ".join(failures)[:300]})
+            return
+        self.policy.restored()
+        self._owed = None
+        done: dict[str, Json] = {self._key: None, f"{self._key}/writes": self.ledger.as_json()}
+        await self._tell("battery_mode", {"mode": "normal", "reason": self.policy.reason}, done)
+
+    async def _undo(self, write: Write, owed: Owed | None) -> None:
+        """Write back one setting if it differs; from another master only what is still ours."""
+        bits = await self._controls.get(write.setting)
+        if bits == write.value:
+            return
+        is_his = owed is not None and bits != owed.ours.get(write.setting, bits)
+        if not (self.policy.has_given_up(self._clock.boot_ms()) and is_his):
+            await self._write(write)
+
+    async def _write(self, write: Write) -> None:
+        """Write one setting until it reads back; sent again only after the read-back showed another value."""
+        refused: RefusedError | None = None
+        for _ in range(MOST_SENDS):
+            self.ledger.count(write, self._clock.unix_ms())
+            try:
+                await self._controls.put(write)
+            except UnansweredError:
+                log.debug("%s: no answer to a write of %s; read back", self.device, write.setting)
+            except RefusedError as error:
+                refused = error
+            if not write.compared and refused is None:
+                return
+            if await self._reads_back(write):
+                return
+            if refused is not None:
+                raise refused
+        raise RefusedError(f"{write.setting} did not take {write.value}")
+
+    async def _reads_back(self, write: Write) -> bool:
+        """Tell whether the device shows what was written, at once or after its settle time."""
+        if await self._controls.get(write.setting) == write.value:
+            return True
+        if self._controls.settle_s:
+            await self._clock.sleep_until(self._clock.boot_ms() + round(self._controls.settle_s * 1000))
+            return await self._controls.get(write.setting) == write.value
+        return False
+
+    async def _remember(self, changes: Mapping[str, Json]) -> None:
+        if self._memory is None:
+            raise RefusedError(f"{self.device} is not connected now")
+        await self._memory.update(changes)
+
+    async def _tell(self, kind: str, data: Mapping[str, Json], remember: Mapping[str, Json] | None = None) -> None:
+        if self._emit is not None:
+            await self._emit(Event(self.device, kind, self._clock.boot_ms(), data), remember=remember)
+
+
+def _whole(arguments: Mapping[str, Json], key: str, most: int) -> int | None:
+    value = arguments.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 < value <= most:
+        raise RefusedError(f"{key} is {value!r}, not a whole number from 1 to {most}")
+    return value
