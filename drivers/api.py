@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 Value: TypeAlias = int | float | Decimal | str | None
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -41,14 +43,22 @@ class ConfigError(DriverError):
         self.remedy = remedy
         self.value = value
 
-    def under(self, prefix: str) -> ConfigError:
+    def under(self, prefix: str) -> Self:
         """Return the same error with its key placed below `prefix`."""
         key = f"{prefix}.{self.key}" if self.key else prefix
-        return ConfigError(key, self.problem, self.remedy, self.value)
+        return type(self)(key, self.problem, self.remedy, self.value)
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f" = {self.value!r}"
         return f"{self.key}{shown}: {self.problem}; {self.remedy}"
+
+
+class CredentialsError(ConfigError):
+    """The credentials of a link are not there yet, or make no sense: wait visibly, look again now and then."""
+
+
+class RefusedCredentialsError(CredentialsError):
+    """The device has refused the credentials: wait visibly for others, try these again very seldom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +176,31 @@ class Hears(Protocol):
 
     def hear(self, subject: str, payload: bytes) -> None:
         """Take a message in; any bytes may come; returns at once."""
+
+
+@runtime_checkable
+class Awaits(Protocol):
+    """A driver that can be built while its credentials are still on their way."""
+
+    def awaits(self) -> CredentialsError | None:
+        """Return what is missing before it can serve, or None."""
+
+
+Ask: TypeAlias = Callable[[str, Mapping[str, Json]], Awaitable[Any]]
+"""Let a driver carry out a command; raises DriverError."""
+
+
+class Box(Protocol):
+    """What a command that a driver brings may do on a box; it gets one as `arguments.box(path)`."""
+
+    def tables(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return the tables of all drivers of a kind, by name."""
+
+    def store_secret(self, name: str, text: str) -> Path:
+        """Write a secret where the agent's next start finds it, readable by nobody else; raises OSError."""
+
+    async def hand_over(self, name: str, text: str) -> list[str] | None:
+        """Give a running agent a secret; returns the drivers it restarted, or None where no agent runs."""
+
+    def conversing(self, name: str) -> AbstractAsyncContextManager[Ask]:
+        """Talk to a driver: through the agent where one runs, else run it for the time of the block."""
