@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -101,6 +101,15 @@ class Memory(Protocol):
     async def update(self, changes: Mapping[str, Json]) -> None: ...
 
 
+@runtime_checkable
+class Kept(Protocol):
+    """A memory that outlives the program: what was updated can be read after a crash."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether all of the last `update` is on disk; False while the disk refuses to be written."""
+
+
 class Clock(Protocol):
     """Time as a driver sees it; under simulation all of it runs at the simulated speed."""
 
@@ -164,6 +173,14 @@ class Commands(Protocol):
 
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
         """Carry out `name`; raises RefusedError when the device or the driver declines."""
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """A driver whose configuration is right, but has something that a person should know."""
+
+    def warnings(self) -> Sequence[ConfigError]:
+        """Return what `check` and `doctor` should say, as errors below the driver's table; nothing is opened."""
 
 
 @runtime_checkable

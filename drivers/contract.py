@@ -130,6 +130,8 @@ class FastClock:
 class DictMemory:
     """A driver's memory that lasts as long as the test, with the limits of the real one."""
 
+    is_kept = True
+
     def __init__(self) -> None:
         self.content: dict[str, Json] = {}
 

@@ -62,6 +62,10 @@ class Notebook:
         """Tell whether the disk has everything."""
         return not self._unwritten
 
+    def is_written_for(self, driver: str) -> bool:
+        """Tell whether the disk has everything of one driver."""
+        return all(owner != driver for owner, _ in self._unwritten)
+
 
 class DriverMemory:
     """One driver's view (drivers.api.Memory)."""
@@ -74,6 +78,11 @@ class DriverMemory:
     def get(self, key: str) -> Json:
         """Return the value remembered, or None."""
         return self._notebook.get(self._driver, key)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the disk has all of it (drivers.api.Kept)."""
+        return self._notebook.is_written_for(self._driver)
 
     async def update(self, changes: Mapping[str, Json]) -> None:
         """Remember and write down; raises MalformedError when the limit of a driver's memory is exceeded."""

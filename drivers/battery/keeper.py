@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drivers.api import Clock, Emit, Event, Json, LinkError, MalformedError, Memory, RefusedError, Value
+from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Value
 from drivers.battery.alert import AlertWatch
 from drivers.battery.ledger import Ledger
 from drivers.battery.modes import MODES, Controls, Mode, Owner, Request, UnansweredError, Write
@@ -82,7 +82,7 @@ class Keeper:
         self._wish = Wish("normal", "not decided yet")
         self._wish_quarter = -1
         self._seen: dict[str, Value] = {}
-        self._leaving = False
+        self._leaving = self._may_begin = False
         self._noted = ""
 
     @property
@@ -97,6 +97,7 @@ class Keeper:
     async def arrive(self, emit: Emit, memory: Memory) -> None:
         """The link is open: restore first what an earlier life or connection owes."""
         self._emit, self._memory, self._leaving = emit, memory, False
+        self._may_begin = isinstance(memory, Kept)  # a single reading must begin nothing that nobody undoes
         self.ledger.recall(memory.get(f"{self._key}/writes"))
         if (owed := owed_from(memory.get(self._key))) is not None:
             self._owed, self.policy.owes = owed, True
@@ -238,7 +239,7 @@ class Keeper:
     def _automatic(self) -> None:
         """Let the alert and the schedule ask for what they want, and end what they no longer want."""
         now_ms, unix_ms = self._clock.boot_ms(), self._clock.unix_ms()
-        if self._leaving:
+        if self._leaving or not self._may_begin:
             return
         alarm = self.settings.alert
         if alarm is not None and self._alert.is_raised(unix_ms):
@@ -386,8 +387,11 @@ class Keeper:
         for write in self._controls.undoing(owed.mode, owed.saved) if owed is not None else ():
             try:
                 await self._undo(write, owed)
-            except (RefusedError, UnansweredError, MalformedError) as error:
+            except (RefusedError, MalformedError) as error:
                 failures.append(f"{write.setting}: {error}")
+            except UnansweredError as error:
+                failures.append(str(error))
+                break  # each further time-out would be paid by the neighbours on the line
         if failures:
             self.policy.restore_failed(now_ms)
             level = logging.WARNING if self.policy.failures == 1 else logging.DEBUG
@@ -441,6 +445,8 @@ class Keeper:
         if self._memory is None:
             raise RefusedError(f"{self.device} is not connected now")
         await self._memory.update(changes)
+        if not (isinstance(self._memory, Kept) and self._memory.is_kept):
+            raise RefusedError("what to undo cannot be kept on disk, so a crash would leave the mode on")
 
     async def _tell(self, kind: str, data: Mapping[str, Json], remember: Mapping[str, Json] | None = None) -> None:
         if self._emit is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from drivers.api import RefusedError
+from drivers.api import ConfigError, RefusedError
 from drivers.battery.modes import OWNERS, Mode, ModeFacts, Request
 from drivers.battery.settings import BatterySettings
 
@@ -62,6 +62,11 @@ class Policy:
         self._automatic_from_ms = 0
         self._retry_ms = self._apply_ms = self._refresh_ms = 0
         self._is_due_again = False
+
+    @property
+    def lasting(self) -> tuple[Mode, ...]:
+        """The allowed modes that the device does not end by itself."""
+        return tuple(mode for mode, facts in self.modes.items() if facts.revert_s is None)
 
     def observe_soc(self, percent: float | None, at_ms: int) -> None:
         """Take in a state of charge read at `at_ms`, None where the device has none."""
@@ -217,6 +222,47 @@ class Policy:
         if request.mode == "discharge_to_load" and soc <= self._settings.min_soc_percent:
             return f"discharged to {self._settings.min_soc_percent} %"
         return None
+
+
+def check(settings: BatterySettings, modes: Mapping[Mode, ModeFacts], poll_s: float) -> None:
+    """Raise ConfigError, below the device's table, where a configuration and a device's modes do not fit."""
+    try:
+        settings.check()
+        found = allowed(settings, modes)
+        for mode in settings.modes or ():
+            _check_mode(settings, mode, modes)
+        if settings.tariff is not None and settings.owned_by == "agent":
+            for mode in ("charge", "hold") if settings.tariff.hold else ("charge",):
+                _check_needed("tariff", mode, found)
+        if settings.alert is not None and settings.owned_by == "agent":
+            _check_needed("alert", "reserve", found)
+    except ConfigError as error:
+        raise error.under("battery") from error
+    shortest_s = min(
+        (facts.revert_s for facts in found.values() if facts.revert_s is not None), default=LOOK_MS // 1000
+    )
+    if poll_s * 2 * REFRESHES_PER_TIMER > shortest_s:
+        slowest = shortest_s / (2 * REFRESHES_PER_TIMER)
+        raise ConfigError("battery", "poll_s is too slow for its modes", f"poll every {slowest:g} s or faster", poll_s)
+
+
+def _check_mode(settings: BatterySettings, mode: Mode, modes: Mapping[Mode, ModeFacts]) -> None:
+    if mode == "normal":
+        return
+    if mode not in modes:
+        raise ConfigError("modes", "the device does not offer it", f"it offers: {', '.join(modes)}", mode)
+    if modes[mode].revert_s is None and settings.no_revert_timer != "accepted":
+        raise ConfigError(
+            "modes",
+            "the device does not end this mode by itself, so it stays on when this box dies",
+            "remove it, or write `no_revert_timer: accepted`",
+            mode,
+        )
+
+
+def _check_needed(key: str, mode: Mode, found: Mapping[Mode, ModeFacts]) -> None:
+    if mode not in found:
+        raise ConfigError(key, f"needs the mode {mode}, which is not allowed", "allow it (modes, no_revert_timer)")
 
 
 def allowed(settings: BatterySettings, modes: Mapping[Mode, ModeFacts]) -> dict[Mode, ModeFacts]:

@@ -1,8 +1,9 @@
-"""The Modbus driver: devices of one line polled on aligned ticks. Reads only; knows no pymodbus and no register."""
+"""The Modbus driver: devices of one line polled on aligned ticks, batteries commanded where the table allows it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from drivers.api import (
     ConfigError,
     Context,
     Driver,
+    DriverError,
     Emit,
     Event,
     Json,
@@ -24,10 +26,15 @@ from drivers.api import (
     RefusedError,
     Sample,
 )
+from drivers.battery.keeper import Keeper
+from drivers.battery.policy import check
+from drivers.battery.settings import BatterySettings
+from drivers.modbus.battery import ModbusBattery
+from drivers.modbus.control import parse_control
 from drivers.modbus.device import Device
 from drivers.modbus.endpoints import Endpoint, Framing, Parity, SerialEndpoint, TcpEndpoint
 from drivers.modbus.library import find
-from drivers.modbus.link import Link, SilentError
+from drivers.modbus.link import BROADCAST, Link, SilentError
 from drivers.modbus.register_map import RegisterMap
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
@@ -41,6 +48,10 @@ LOST_AFTER = 2
 """A device is lost when it missed this many rounds in a row; one lost answer on a radio link is no event."""
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
+OWING_WAIT_S = 30.0
+"""A device that a mode was left on is asked at least this often: within a minute of its return it is back in normal."""
+LEAVE_S = 1.5
+"""To put batteries back when the driver is stopped; the next start does what this does not reach."""
 
 Transport: TypeAlias = Literal["tcp", "rtu_over_tcp", "serial"]
 Seconds = Annotated[float, Meta(ge=0.05, le=30)]
@@ -63,6 +74,7 @@ class DeviceSettings(Table, frozen=True, forbid_unknown_fields=True):
     map: str
     unit: Annotated[int, Meta(ge=0, le=255)] = 1
     timeout_s: Seconds | None = None
+    battery: BatterySettings | None = None
 
 
 class Settings(Table, frozen=True, forbid_unknown_fields=True):
@@ -95,10 +107,10 @@ class _Watch:
         self.lost = False
         self.ask_at = 0.0
 
-    def wait_longer(self, now: float) -> None:
+    def wait_longer(self, now: float, longest_s: float = LONGEST_WAIT_S) -> None:
         """Ask again at the next tick after the first miss, then ever more seldom."""
         wait_s = 0.0 if self.missed < LOST_AFTER else FIRST_WAIT_S * 2.0 ** min(self.missed - LOST_AFTER, 10)
-        self.ask_at = now + min(wait_s, LONGEST_WAIT_S) * random.uniform(0.8, 1.0)
+        self.ask_at = now + min(wait_s, longest_s) * random.uniform(0.8, 1.0)
 
 
 class Modbus:
@@ -106,12 +118,20 @@ class Modbus:
 
     backoff_ceiling_s = LONGEST_WAIT_S
 
-    def __init__(self, context: Context, settings: Settings, link: Link, devices: tuple[Device, ...]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        settings: Settings,
+        link: Link,
+        devices: tuple[Device, ...],
+        keepers: tuple[Keeper, ...] = (),
+    ) -> None:
         self.devices = tuple(device.name for device in devices)
         self._clock = context.clock
         self._settings = settings
         self._link = link
         self._watches = tuple(_Watch(device) for device in devices)
+        self._keepers = {keeper.device: keeper for keeper in keepers}
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Open the endpoint and poll its devices until it is lost; raises LinkError."""
@@ -122,13 +142,58 @@ class Modbus:
             await self._link.open(self._settings.timeout_s)
             for watch in self._watches:
                 watch.device.connected()
+            for keeper in self._keepers.values():
+                await keeper.arrive(emit, memory)
             await self._poll(emit)
         except LinkError as error:
             for watch in self._watches:
                 await self._missed(watch, str(error), emit)
             raise
         finally:
+            await self._leave()
             self._link.close()
+
+    async def _leave(self) -> None:
+        """Put batteries back before the link is closed; what cannot be done now is done at the next start."""
+        with contextlib.suppress(TimeoutError, DriverError):
+            async with asyncio.timeout(LEAVE_S):
+                for keeper in self._keepers.values() if self._link.is_open else ():
+                    await keeper.leave()
+        for keeper in self._keepers.values():
+            keeper.disconnected("the link was lost")
+
+    async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
+        """Carry out `battery`: {device, mode, for_s or until, power_w, soc_percent}; without a mode: how it stands."""
+        if name != "battery" or not self._keepers:
+            raise RefusedError(f"no command {name!r} here: no device of this line has a `battery` table")
+        device = arguments.get("device") or (next(iter(self._keepers)) if len(self._keepers) == 1 else None)
+        if device not in self._keepers:
+            raise RefusedError(f"device is {device!r}; batteries here: {', '.join(self._keepers)}")
+        return await self._keepers[str(device)].command(arguments)
+
+    def warnings(self) -> list[ConfigError]:
+        """Return what is risky about the batteries' tables."""
+        return [
+            ConfigError(
+                f"devices.{name}.battery.no_revert_timer",
+                "a mode stays on when this box dies",
+                f"the device does not end by itself: {', '.join(keeper.policy.lasting)}; leave it out to refuse them",
+                "accepted",
+            )
+            for name, keeper in self._keepers.items()
+            if keeper.settings.no_revert_timer == "accepted" and keeper.policy.lasting
+        ]
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """The town's alert, where a battery keeps a reserve for it."""
+        return frozenset({"alert"} if any(keeper.settings.alert for keeper in self._keepers.values()) else ())
+
+    def hear(self, subject: str, payload: bytes) -> None:
+        """Hand the alert to the batteries."""
+        if subject == "alert":
+            for keeper in self._keepers.values():
+                keeper.hear(payload)
 
     def describe(self) -> Mapping[str, Mapping[str, Json]]:
         """Return what the devices said of themselves so far."""
@@ -142,6 +207,11 @@ class Modbus:
                 watch.device.name: {"lost": watch.lost, "missed": watch.missed, **watch.device.status()}
                 for watch in self._watches
             },
+            **(
+                {"batteries": {name: keeper.status() for name, keeper in self._keepers.items()}}
+                if self._keepers
+                else {}
+            ),
         }
 
     async def _poll(self, emit: Emit) -> None:
@@ -160,7 +230,8 @@ class Modbus:
             values = await device.read(self._link, self._clock.boot_ms(), round(self._settings.slow_s * 1000))
         except (SilentError, RefusedError, MalformedError) as error:
             await self._missed(watch, str(error), emit)
-            watch.wait_longer(asyncio.get_running_loop().time())
+            owes = (keeper := self._keepers.get(device.name)) is not None and keeper.policy.owes
+            watch.wait_longer(asyncio.get_running_loop().time(), OWING_WAIT_S if owes else LONGEST_WAIT_S)
             return
         at = self._clock.boot_ms()
         if watch.missed:
@@ -171,12 +242,16 @@ class Modbus:
             await emit(Event(device.name, "device_back", at), remember=self._lost_ones())
         if values:
             await emit(Sample(device.name, at, values))
+        if (keeper := self._keepers.get(device.name)) is not None:
+            await keeper.serve(values, at)
 
     async def _missed(self, watch: _Watch, reason: str, emit: Emit) -> None:
         watch.missed += 1
         log.log(logging.WARNING if watch.missed == 1 else logging.DEBUG, "%s: %s", watch.device.name, reason)
         if watch.missed >= LOST_AFTER and not watch.lost:
             watch.lost = True
+            if (keeper := self._keepers.get(watch.device.name)) is not None:
+                keeper.away("the device was lost")
             event = Event(watch.device.name, "device_lost", self._clock.boot_ms(), {"reason": reason})
             await emit(event, remember=self._lost_ones())
 
@@ -202,8 +277,32 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
         context.clock,
         gap_ms=max((one.gap_ms for one in wanted), default=0) if gap_ms is None else gap_ms,
         connect_delay_ms=max((one.connect_delay_ms for one in wanted), default=0) if delay_ms is None else delay_ms,
+        writable=frozenset(
+            device.unit for device in settings.devices.values() if device.battery and device.battery.owned_by == "agent"
+        ),
     )
-    return Modbus(context, settings, link, devices)
+    keepers = [_keeper(name, settings, maps[name], link, context) for name in settings.devices]
+    return Modbus(context, settings, link, devices, tuple(keeper for keeper in keepers if keeper is not None))
+
+
+def _keeper(
+    name: str, settings: Settings, register_map: RegisterMap | None, link: Link, context: Context
+) -> Keeper | None:
+    """Return what commands a device's battery; None where its table does not ask for it."""
+    device = settings.devices[name]
+    if device.battery is None:
+        return None
+    try:
+        control = None if register_map is None else parse_control(register_map)
+        if control is None:
+            raise ConfigError("battery", "the map tells no mode", "remove it; without it the device is only read")
+        if device.unit == BROADCAST:
+            raise ConfigError("unit", "every unit would be written", "give the device's own number", BROADCAST)
+        battery = ModbusBattery(link, device.unit, device.timeout_s or settings.timeout_s, control)
+        check(device.battery, battery.modes, settings.poll_s)
+    except ConfigError as error:
+        raise error.under(f"devices.{name}") from error
+    return Keeper(name, battery, device.battery, context.clock, settings.poll_s)
 
 
 def _endpoint(settings: Settings) -> Endpoint:
