@@ -22,7 +22,11 @@ JST = timezone(timedelta(hours=9))
 IMPORT, EXPORT, POWER, CURRENTS = 0xE0, 0xE3, 0xE7, 0xE8
 UNIT, COEFFICIENT, DIGITS = 0xE1, 0xD3, 0xD7
 IMPORT_AT_30MIN, EXPORT_AT_30MIN = 0xEA, 0xEB
-MAKER, SERIAL = 0x8A, 0x8D
+MAKER, SERIAL, FAULT = 0x8A, 0x8D, 0x88
+TIME, DATE = 0x97, 0x98
+GETTABLE = 0x9F
+HISTORY_IMPORT, HISTORY_EXPORT, HISTORY_DAY = 0xE2, 0xE4, 0xE5
+HISTORY_PAIRS, PAIRS_FROM = 0xEC, 0xED
 
 MAKERS = {
     "000006": "Mitsubishi Electric",
@@ -166,12 +170,47 @@ def _moment(raw: bytes) -> datetime | None:
         raise FrameError(f"no date and time: {error}", 0) from None
 
 
+def clock(time_of_day: bytes, date: bytes) -> datetime:
+    """Return the meter's own date (98) and time (97), whose seconds it does not tell."""
+    hour, minute = _sized(time_of_day, 2)
+    try:
+        return datetime(int.from_bytes(_sized(date, 4)[:2], "big"), date[2], date[3], hour, minute, tzinfo=JST)
+    except ValueError as error:
+        raise FrameError(f"no date and time: {error}", 0) from None
+
+
+def fault(edt: bytes) -> bool:
+    """Return whether the meter says that it is faulty (88)."""
+    value = _sized(edt, 1)[0]
+    if value not in (0x41, 0x42):
+        raise FrameError(f"{value:02X} is neither 41 (fault) nor 42 (none)", 0)
+    return value == 0x41
+
+
 def history(edt: bytes) -> tuple[int | None, tuple[int | None, ...]]:
     """Return (days ago, or None when not set; 48 half-hourly readings from 00:00) of E2 or E4."""
     day, *slots = _HISTORY.unpack(_sized(edt, _HISTORY.size))
     if day > 99 and day != 0xFF:
         raise FrameError(f"{day} days ago; 99 is the most", 0)
     return (None if day == 0xFF else day), tuple(_count(slot, 2 + 4 * at) for at, slot in enumerate(slots))
+
+
+def pairs_from(newest: datetime, number: int) -> bytes:
+    """Return what ED must be set to for EC to tell `number` half hours back from `newest`."""
+    at = newest.astimezone(JST)
+    return at.year.to_bytes(2, "big") + bytes((at.month, at.day, at.hour, at.minute, number))
+
+
+def history_pairs(edt: bytes) -> tuple[datetime | None, tuple[tuple[int | None, int | None], ...]]:
+    """Return (newest half hour, pairs of import and export going back from it) of EC."""
+    if len(edt) < 7:
+        _sized(edt, 7)
+    number = edt[6]
+    if not 1 <= number <= 12:
+        raise FrameError(f"{number} pairs; 1 to 12 are possible", 6)
+    _sized(edt, 7 + 8 * number)
+    counts = [_count(_U32.unpack_from(edt, at)[0], at) for at in range(7, len(edt), 4)]
+    return _moment(edt[:6]), tuple(zip(counts[::2], counts[1::2], strict=True))
 
 
 def text(edt: bytes) -> str:
