@@ -17,6 +17,7 @@ from decimal import Decimal
 
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import Balance, House, add_house_options, house_from
+from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight
 from simulators.log import Served, ServedLog, add_log_option
 
 READ_HOLDING = 3
@@ -222,6 +223,8 @@ class InverterServer:
         self.requests: list[tuple[int, int, int, int]] = []
         """The last (unit, function, address, count or value), newest last."""
         self.writes = 0
+        self.controls: dict[int, ControlRegisters] = {}
+        """Units whose settings can be written; without any the line answers reads only."""
         self.silent: set[int] = set()
         """Units that answer nothing, as if they had no power."""
         self.connections: set[_Connection] = set()
@@ -255,6 +258,9 @@ class InverterServer:
             self.writes += 1
         if unit_id in self.silent:
             return None
+        control = self.controls.get(unit_id)
+        if control is not None and (answered := control.answer(pdu)) is not None:
+            return answered or None
         code = self._refusal(unit_id, pdu)
         if code:
             return bytes((function | 0x80, code))
@@ -372,6 +378,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=["huawei", "sunspec"],
         help="the devices at units 1, 2, … (default: huawei sunspec)",
     )
+    add_control_options(parser)
     add_house_options(parser)
     add_time_options(parser)
     add_log_option(parser)
