@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import random
@@ -18,12 +17,13 @@ import msgspec
 
 from drivers.api import ConfigError, Context, DriverError, Emit, Event, Json, Memory, Sample, Value
 from drivers.polling import Ticks
-from drivers.route_b import meter, skstack
+from drivers.route_b import meter
+from drivers.route_b.dongles import MeterLink, Opening, open_dongle
 from drivers.route_b.echonet import Frame, FrameError
-from drivers.route_b.link import SerialPort, open_port
+from drivers.route_b.joining import Joining
 from drivers.route_b.meter import AtHalfHour, Scaling
-from drivers.route_b.session import Credentials, NoAnswerError, Session, SessionLostError, Timeouts
-from drivers.route_b.skstack import Pan
+from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
+from drivers.route_b.session import Credentials, Timeouts
 from drivers.settings import Table, convert
 
 log = logging.getLogger(__name__)
@@ -104,20 +104,20 @@ class RouteB:
         context: Context,
         settings: Settings,
         credentials: Credentials,
-        open_link: Callable[[str], AbstractAsyncContextManager[SerialPort]] = open_port,
+        open_link: Callable[[Opening], AbstractAsyncContextManager[MeterLink]] = open_dongle,
     ) -> None:
         self._clock = context.clock
         self._settings = settings
         self._credentials = credentials
         self._open_link = open_link
         self._device = settings.device or context.name
-        self._timeouts = Timeouts(
-            command_s=settings.command_timeout_s,
-            join_s=settings.join_timeout_s,
-            one_property_s=min(settings.answer_timeout_s, Timeouts().one_property_s),
+        self._timeouts = Timeouts(command_s=settings.command_timeout_s, join_s=settings.join_timeout_s)
+        self._limits = Limits(
+            one_property_s=min(settings.answer_timeout_s, Limits().one_property_s),
             several_properties_s=settings.answer_timeout_s,
         )
-        self._session: Session | None = None
+        self._joining = Joining(credentials.route_b_id)
+        self._session: MeterLink | None = None
         self._state = "closed"
         self._reachable = True  # until proven otherwise, so that a first failure is told
         self._scaling: Scaling | None = None
@@ -128,7 +128,7 @@ class RouteB:
         self._last_half_hour: dict[int, int] = {}  # EPC → unix ms of the newest reading passed on
         self._asked_half_hour: int | None = None
         self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
-        self._counts = dict.fromkeys(("polls", "failures", "joins", "scans", "malformed_values", "overflows"), 0)
+        self._counts = dict.fromkeys(("polls", "failures", "malformed_values", "overflows"), 0)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -148,20 +148,13 @@ class RouteB:
 
     def status(self) -> Mapping[str, Json]:
         """Return the state of the link, counters, and the strength of the meter's signal."""
-        report: dict[str, Json] = {"state": self._state, **self._counts, "rssi_dbm": None}
+        state = self._joining.state if self._state == "connecting" else self._state
+        report: dict[str, Json] = {"state": state, **self._counts, "rssi_dbm": None}
+        report |= {"joins": self._joining.joins, "join_attempts": self._joining.attempts, "scans": self._joining.scans}
         if (session := self._session) is not None:
-            counters = session.counters
-            report |= {
-                "state": "limited" if session.limited else self._state,
-                "rssi_dbm": None if session.lqi is None else skstack.dbm(session.lqi),
-                "dialect": session.dialect,
-                "firmware": session.version,
-                "malformed": counters.malformed,
-                "strangers": counters.strangers,
-                "late": counters.late,
-                "notifications": counters.notifications,
-                "resent": counters.resent,
-            }
+            report |= session.status()
+            if session.limited:
+                report["state"] = "limited"
         report["refused"] = [f"{epc:02X}" for epc in sorted(self._refused)]
         return report
 
@@ -169,8 +162,8 @@ class RouteB:
         """Serve the port until cancelled; raises LinkError, RefusedError or ConfigError."""
         try:
             self._state = "opening"
-            async with self._open_link(self._settings.port) as port:
-                self._session = session = Session(port, self._credentials, self._hear, self._timeouts)
+            async with self._open_link(self._opening(memory)) as session:
+                self._session = session
                 async with asyncio.TaskGroup() as group:
                     group.create_task(session.run(), name=f"{self._device} link")
                     group.create_task(self._pass_on_notifications(emit), name=f"{self._device} notifications")
@@ -185,10 +178,21 @@ class RouteB:
         finally:
             self._state = "closed"
 
+    def _opening(self, memory: Memory) -> Opening:
+        return Opening(
+            port=self._settings.port,
+            credentials=self._credentials,
+            hear=self._hear,
+            timeouts=self._timeouts,
+            limits=self._limits,
+            clock=self._clock,
+            joining=self._joining,
+            memory=memory,
+        )
+
     # The life of the meter's session.
 
-    async def _serve(self, session: Session, emit: Emit, memory: Memory) -> None:
-        await session.prepare()
+    async def _serve(self, session: MeterLink, emit: Emit, memory: Memory) -> None:
         waits = _Waits()
         while True:
             try:
@@ -199,47 +203,17 @@ class RouteB:
             self._state = "waiting"
             await asyncio.sleep(waits.next_s())
 
-    async def _join(self, session: Session, memory: Memory) -> None:
-        """Join the remembered network, or find it anew when that fails."""
-        if (pan := self._remembered(memory)) is not None:
-            self._state = "joining"
-            try:
-                await session.join(pan)
-            except NoAnswerError as error:
-                log.info("%s: the remembered network is not there: %s", self._device, error)
-                pan = None
-        if pan is None:
-            self._state = "scanning"
-            self._counts["scans"] += 1
-            pan = await session.scan()
-            if pan is None:
-                raise NoAnswerError("no meter answers the scan; check the route-B ID and the dongle's place")
-            self._state = "joining"
-            await session.join(pan)
-            await memory.update({"pan": self._for_memory(pan)})
-        self._counts["joins"] += 1
+    async def _join(self, session: MeterLink, memory: Memory) -> None:
+        """Reach the meter, and forget what the one before said of itself."""
+        self._state = "connecting"
+        await session.connect(memory)
         self._state = "joined"
         # Another meter may answer now, and a refusal may have ended; asking once per session is cheap.
         self._refused.clear()
         self._scaled.clear()
         self._asked_identity = False
 
-    def _remembered(self, memory: Memory) -> Pan | None:
-        try:
-            kept = msgspec.convert(memory.get("pan"), _KeptPan)
-        except msgspec.ValidationError:
-            return None
-        fits = kept.of == self._fingerprint() and len(kept.mac) == 16 and all(c in "0123456789ABCDEF" for c in kept.mac)
-        return Pan(kept.channel, kept.pan_id, kept.mac, 0) if fits else None
-
-    def _for_memory(self, pan: Pan) -> dict[str, Json]:
-        return {"of": self._fingerprint(), "channel": pan.channel, "pan_id": pan.pan_id, "mac": pan.mac}
-
-    def _fingerprint(self) -> str:
-        """Tell one route-B ID from another without giving it away."""
-        return hashlib.sha256(self._credentials.route_b_id.encode()).hexdigest()[:8]
-
-    async def _poll_until_lost(self, session: Session, emit: Emit, waits: _Waits) -> None:
+    async def _poll_until_lost(self, session: MeterLink, emit: Emit, waits: _Waits) -> None:
         """Poll at once, then on every tick that can be met; raises SessionLostError or NoAnswerError."""
         ticks, silent = Ticks(self._clock, self._settings.poll_s), 0
         while True:
@@ -269,16 +243,19 @@ class RouteB:
 
     # What the meter says.
 
-    async def _learn_scaling(self, session: Session) -> None:
+    async def _learn_scaling(self, session: MeterLink) -> None:
         """Ask once a session what the counts stand for."""
         if self._scaled.is_set():
             return
-        self._scaling = _scaling(await session.get(SCALING))
+        frame, again = await session.get(SCALING), await session.get(SCALING)
+        while frame.properties != again.properties:  # a spoilt digit here would spoil every energy of the session
+            frame, again = again, await session.get(SCALING)
+        self._scaling = _scaling(again)
         if self._scaling is None:
             log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
         self._scaled.set()
 
-    async def _learn_identity(self, session: Session) -> None:
+    async def _learn_identity(self, session: MeterLink) -> None:
         """Ask once a session who the meter is; its values matter more, so silence here is no failure."""
         if self._asked_identity:
             return
@@ -288,7 +265,7 @@ class RouteB:
         except NoAnswerError as error:
             log.debug("%s: does not say who it is: %s", self._device, error)
 
-    async def _poll(self, session: Session, emit: Emit) -> None:
+    async def _poll(self, session: MeterLink, emit: Emit) -> None:
         frame = await session.get([epc for epc in POLLED if epc not in self._refused])
         at = self._clock.boot_ms()
         values, problems = meter.readings(frame.properties, self._scaling)
@@ -342,7 +319,7 @@ class RouteB:
             log.debug("%s: EPC %02X: %s", self._device, epc, error)
             return None
 
-    async def _fetch_half_hour(self, session: Session) -> None:
+    async def _fetch_half_hour(self, session: MeterLink) -> None:
         """Ask for the half-hourly readings at the start, and when a notification is overdue."""
         now = self._clock.unix_ms()
         half_hour = None if now is None else now - now % HALF_HOUR_MS
@@ -361,15 +338,6 @@ class RouteB:
         self._hear(frame)
 
 
-class _KeptPan(msgspec.Struct, frozen=True):
-    """What the memory holds of a network."""
-
-    of: str
-    channel: Annotated[int, msgspec.Meta(ge=0x21, le=0x3C)]
-    pan_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
-    mac: str
-
-
 class _Waits:
     """How long to wait before the next join: doubling, with jitter, so that a street does not join as one."""
 
@@ -377,8 +345,8 @@ class _Waits:
         self._next_s = FIRST_WAIT_S
 
     def next_s(self) -> float:
-        """Return the next wait in seconds, at least half and at most all of the step."""
-        wait_s = self._next_s * random.uniform(0.5, 1.0)
+        """Return the next wait in seconds, anything up to the step (full jitter)."""
+        wait_s = random.uniform(0.0, self._next_s)
         self._next_s = min(self._next_s * 2, LONGEST_WAIT_S)
         return wait_s
 

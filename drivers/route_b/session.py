@@ -1,8 +1,8 @@
-"""A conversation with one dongle and, through it, one meter: dialect, scan, join, requests. Opens no port.
+"""A conversation with one SKSTACK dongle: dialect, scan, join, sending, what it reports. Opens no port, asks no meter.
 
-`run` reads all that arrives; the other coroutines ask. A failure says what to do: `LinkError` the dongle is gone or
-silent (open the port again), `SessionLostError` join again, `NoAnswerError` ask later, `RefusedError` the credentials
-are wrong.
+`run` reads all that arrives; the other coroutines ask the dongle. A failure says what to do: `LinkError` the dongle is
+gone or silent (open the port again), `SessionLostError` join again, `NoAnswerError` ask later, `RefusedError` the
+credentials are wrong.
 """
 
 from __future__ import annotations
@@ -13,25 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from drivers.api import ConfigError, LinkError, RefusedError
-from drivers.route_b import echonet, skstack
-from drivers.route_b.echonet import Frame, FrameError
+from drivers.api import Clock, ConfigError, Json, LinkError, Memory, RefusedError
+from drivers.route_b import skstack
+from drivers.route_b.airtime import AirTime
+from drivers.route_b.echonet import Frame
+from drivers.route_b.joining import Joining
+from drivers.route_b.requests import Limits, NoAnswerError, Question, Requests, SessionLostError
 from drivers.route_b.skstack import Datagram, Dialect, Incoming, Line, Noise, Pan, PanaFrame, SkEvent, SkReader
+
+__all__ = ["Credentials", "NoAnswerError", "Port", "Session", "SessionLostError", "Timeouts"]
 
 log = logging.getLogger(__name__)
 
 SCAN_DURATIONS = range(4, 9)
 MAX_PANS = 32
 MAX_LINES = 32
-MAX_UNANSWERED_INFC = 8
-
-
-class SessionLostError(LinkError):
-    """The meter's session has ended or never began: join again on the same port."""
-
-
-class NoAnswerError(LinkError):
-    """The meter did not answer in time, or the dongle could not reach it."""
 
 
 class Port(Protocol):
@@ -51,19 +47,22 @@ class Credentials:
     route_b_id: str = field(repr=False)
     password: str = field(repr=False)
 
+    @property
+    def pair_id(self) -> str:
+        """Return what a meter shows of the ID in its beacons."""
+        return self.route_b_id[-8:].upper()
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in real seconds; requests as in the AIF specification (response timers 1 and 2)."""
+    """How long to wait for the dongle, in real seconds."""
 
     command_s: float = 5.0
     wake_s: float = 1.0
     join_s: float = 60.0
-    one_property_s: float = 20.0
-    several_properties_s: float = 60.0
-    resend_s: float = 5.0  # after the dongle could not send (channel busy, no acknowledgement), or bytes were spoilt
     late_beacon_s: float = 0.5  # some descriptions come after the end of the scan
     stalled_bytes_s: float = 2.0
+    watch_s: float = 60.0  # between two looks at a dongle that says nothing by itself
 
 
 @dataclass(slots=True)
@@ -72,9 +71,8 @@ class Counters:
 
     malformed: int = 0
     strangers: int = 0  # datagrams of others, to other ports, or not encrypted
-    late: int = 0  # answers that nobody waits for any more
-    notifications: int = 0
-    resent: int = 0
+    foreign_pans: int = 0  # networks of other route-B IDs in the last scan
+    resets: int = 0
 
 
 @dataclass(slots=True)
@@ -86,35 +84,29 @@ class _Answer:
     lines: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Request:
-    """The question in flight; its outcome is None when it may have got lost, or why no answer can come."""
-
-    tid: int
-    epcs: tuple[int, ...]
-    outcome: asyncio.Future[Frame | SessionLostError | None]
-    data: bytes
-    answers: tuple[int, int]  # the services that answer it: done, and refused in part
-    taken: bool = False  # the dongle has answered the command
-
-
 class Session:
     """The state of one dongle; `hear` gets the meter's notifications as they come."""
 
     def __init__(
-        self, port: Port, credentials: Credentials, hear: Callable[[Frame], None], timeouts: Timeouts | None = None
+        self,
+        port: Port,
+        credentials: Credentials,
+        hear: Callable[[Frame], None],
+        timeouts: Timeouts | None = None,
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        joining: Joining | None = None,
     ) -> None:
         self._port = port
         self._credentials = credentials
-        self._hear = hear
         self._timeouts = timeouts or Timeouts()
+        self._joining_policy = joining or Joining(credentials.route_b_id)
         self._reader = SkReader()
         self._commanding = asyncio.Lock()
-        self._asking = asyncio.Lock()
         self._open_gate = asyncio.Event()  # clear while the dongle must not send
         self._open_gate.set()
         self._answer: _Answer | None = None
-        self._request: _Request | None = None
         self._scanned: asyncio.Future[None] | None = None
         self._joining: asyncio.Future[bool] | None = None
         self._pans: list[Pan] = []
@@ -122,9 +114,11 @@ class Session:
         self._pana_frames = 0
         self._mac = ""
         self._address = ""
-        self._tid = 0
-        self._infcs: asyncio.Queue[Frame] = asyncio.Queue(MAX_UNANSWERED_INFC)
-        self._reauthenticating = False
+        self._prepared = False
+        self._watching = False  # an echo would tell that the dongle has started anew
+        self._reauthenticating_since: float | None = None
+        self.requests = Requests(self.send, hear, limits, clock)
+        self.air_time = AirTime()
         self.dialect: Dialect = "A1"
         self.version = ""
         self.joined = False
@@ -133,19 +127,78 @@ class Session:
         self.lqi: int | None = None
         self.counters = Counters()
 
+    def status(self) -> dict[str, Json]:
+        """Return what the dongle is and how the radio does."""
+        tally = self.requests.tally
+        latency_s = self.requests.patience.mean_s
+        return {
+            "limited": self.limited,
+            "rssi_dbm": None if self.lqi is None else skstack.dbm(self.lqi),
+            "dialect": self.dialect,
+            "firmware": self.version,
+            "malformed": self.counters.malformed + tally.malformed,
+            "strangers": self.counters.strangers,
+            "foreign_networks": self.counters.foreign_pans,
+            "dongle_resets": self.counters.resets,
+            "late": tally.late,
+            "notifications": tally.notifications,
+            "asked": tally.asked,
+            "answered": tally.answered,
+            "resent": tally.resent,
+            "loss": tally.loss,
+            "latency_s": None if latency_s is None else round(latency_s, 2),
+            "transmit_s_last_hour": self.air_time.last_hour_s,
+        }
+
     async def run(self) -> None:
         """Take in all that arrives until cancelled; raises LinkError when the port is gone."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read(), name="route_b read")
-            group.create_task(self._answer_infcs(), name="route_b infc")
+            group.create_task(self.requests.run(), name="route_b infc")
+            group.create_task(self._watch(), name="route_b watch")
+
+    # The meter.
+
+    async def connect(self, memory: Memory) -> None:
+        """Bring the dongle into the meter's network; raises as `prepare`, `scan` and `join` do."""
+        await self._joining_policy.connect(self, memory)
+
+    async def get(self, epcs: Sequence[int]) -> Frame:
+        """Return the meter's answer to one question for some properties; as `Requests.get`."""
+        return await self.requests.get(epcs)
+
+    async def ask(self, *questions: Question) -> list[Frame]:
+        """Return the answers to some questions that nothing comes between; as `Requests.ask`."""
+        return await self.requests.ask(*questions)
+
+    async def send(self, data: bytes) -> None:
+        """Hand one datagram to the dongle, once it may send; as `Requests` wants it."""
+        await self._open_gate.wait()
+        if not self.joined:
+            raise SessionLostError(self.lost_because)
+        try:
+            answer = await self._command(skstack.send_to(self.dialect, self._address, data))
+        except LinkError as silent:
+            await self._free()
+            raise NoAnswerError(str(silent)) from None
+        if _failed(answer):
+            raise NoAnswerError(f"the dongle refuses to send: {answer.done.result()}")
+
+    async def _free(self) -> None:
+        """Free a dongle that waits for bytes which were lost on the way; raises LinkError when it stays silent."""
+        await self._port.write(bytes(skstack.MAX_DATA_BYTES) + b"\r\n")
+        await self._command(skstack.command("SKVER"), expects="EVER")
+        await asyncio.sleep(self._timeouts.late_beacon_s)  # let what it says about the filling pass
 
     # Commands to the dongle.
 
     async def prepare(self) -> None:
         """Bring any supported dongle into a known state; raises LinkError, or ConfigError for unusable credentials."""
+        self._prepared = self._watching = False
         await self._wake()
         await self._command(skstack.command("SKRESET"))
         await self._command(skstack.command("SKSREG", "SFE", "0"))  # no echo; in RAM only
+        self._watching = True
         await self._choose_data_form()
         info = await self._command(skstack.command("SKINFO"), expects="EINFO")
         self.dialect = "A1" if info.lines[-1].split()[-1] == "FFFE" else "C2"
@@ -157,6 +210,7 @@ class Session:
         ):
             if _failed(await self._command(line)):
                 raise ConfigError("credentials", "the dongle refuses their form", "check the ID and the password")
+        self._prepared = True
         log.info("dongle %s, dialect %s", self.version, self.dialect)
 
     async def _wake(self) -> None:
@@ -182,11 +236,13 @@ class Session:
             self._reader.binary = _failed(await self._command(skstack.command("WOPT", "01")))
 
     async def scan(self) -> Pan | None:
-        """Return the meter's network, scanning longer each time; None when it does not show."""
+        """Return the strongest of the meter's networks, scanning longer each time; None when it does not show."""
         for duration in SCAN_DURATIONS:
-            if pans := await self._scan_once(duration):
-                pair_id = self._credentials.route_b_id[-8:].upper()
-                return max(pans, key=lambda pan: (pan.pair_id == pair_id, pan.lqi))
+            pans = await self._scan_once(duration)
+            ours = [pan for pan in pans if pan.pair_id == self._credentials.pair_id]
+            self.counters.foreign_pans = len(pans) - len(ours)
+            if ours:
+                return max(ours, key=lambda pan: pan.lqi)
         return None
 
     async def _scan_once(self, duration: int) -> list[Pan]:
@@ -210,9 +266,21 @@ class Session:
         """Join the meter's network; raises NoAnswerError, or RefusedError when it answered and declined."""
         self._mac, self._address = pan.mac, skstack.link_local(pan.mac)
         self._lose("joining")
+        if not self._prepared:  # a dongle that lost its session may have lost all else: its keys live in RAM
+            await self.prepare()
         self._pana_frames = 0
         await self._command(skstack.command("SKSREG", "S2", f"{pan.channel:X}"))
         await self._command(skstack.command("SKSREG", "S3", f"{pan.pan_id:04X}"))
+        await self._command(skstack.command("SKADDNBR", self._address, pan.mac))  # saves asking for the neighbour
+        self._prepared = False
+        if not await self._authenticate():
+            if self._pana_frames:
+                raise RefusedError("the meter refuses the route-B ID or the password")
+            raise NoAnswerError("the meter does not answer the join")
+        self.joined, self.lqi = True, self.lqi or pan.lqi or None
+
+    async def _authenticate(self) -> bool:
+        """Return whether the meter lets us in; raises NoAnswerError when the dongle does not say."""
         joining = self._joining = asyncio.get_running_loop().create_future()
         try:
             answer = await self._command(join := skstack.command("SKJOIN", self._address))
@@ -222,16 +290,11 @@ class Session:
             if _failed(answer):
                 raise NoAnswerError(f"the dongle refuses to join: {answer.done.result()}")
             async with asyncio.timeout(self._timeouts.join_s):
-                joined = await joining
+                return bool(await joining)
         except TimeoutError:
             raise NoAnswerError(f"the meter has not let us join within {self._timeouts.join_s:g} s") from None
         finally:
             self._joining = None
-        if not joined and self._pana_frames:
-            raise RefusedError("the meter refuses the route-B ID or the password")
-        if not joined:
-            raise NoAnswerError("the meter does not answer the join")
-        self.joined, self.lqi = True, self.lqi or pan.lqi
 
     async def _command(self, line: bytes, *, expects: str = "", limit_s: float | None = None) -> _Answer:
         """Return the dongle's answer to a command, OK or FAIL; raises LinkError when it keeps silent."""
@@ -252,85 +315,32 @@ class Session:
                 self._answer = None
         return answer
 
-    # Questions to the meter.
+    # Watching over a dongle that has nothing to say.
 
-    async def get(self, epcs: Sequence[int]) -> Frame:
-        """Return the meter's answer (Get_Res or Get_SNA) to one request for some properties, at most 6.
-
-        Raises NoAnswerError when none came in time, SessionLostError, or LinkError when the dongle itself is silent.
-        """
-        timeouts = self._timeouts
-        limit_s = timeouts.one_property_s if len(epcs) == 1 else timeouts.several_properties_s
-        return await self._request_within(limit_s, tuple(epcs), (echonet.GET_RES, echonet.GET_SNA), echonet.get)
-
-    async def set(self, epc: int, edt: bytes) -> bool:
-        """Return whether the meter took a value (SetC); raises what `get` raises."""
-
-        def encoded(tid: int, epcs: Sequence[int]) -> bytes:
-            properties = dict.fromkeys(epcs, edt)
-            return echonet.encode(Frame(tid, echonet.CONTROLLER, echonet.METER, echonet.SET_C, properties))
-
-        answers = (echonet.SET_RES, echonet.SET_C_SNA)
-        frame = await self._request_within(self._timeouts.one_property_s, (epc,), answers, encoded)
-        return frame.esv == echonet.SET_RES
-
-    async def _request_within(
-        self,
-        limit_s: float,
-        epcs: tuple[int, ...],
-        answers: tuple[int, int],
-        encoded: Callable[[int, Sequence[int]], bytes],
-    ) -> Frame:
-        async with self._asking:
-            self._tid = self._tid % 0xFFFF + 1
-            outcome = asyncio.get_running_loop().create_future()
-            request = _Request(self._tid, epcs, outcome, encoded(self._tid, epcs), answers)
-            try:
-                async with asyncio.timeout(limit_s):
-                    return await self._ask(request)
-            except TimeoutError:
-                if self._request is not None and not request.taken:
-                    raise LinkError("the dongle does not answer SKSENDTO") from None
-                hold = " (the dongle must not send now)" if not self._open_gate.is_set() else ""
-                raise NoAnswerError(f"no answer within {limit_s:g} s{hold}") from None
-            finally:
-                self._request = None
-
-    async def _ask(self, request: _Request) -> Frame:
+    async def _watch(self) -> None:
+        """Ask the dongle now and then how long it has sent, which also shows that it lives; raises LinkError."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._open_gate.wait()
+            await asyncio.sleep(self._timeouts.watch_s)
             if not self.joined:
-                raise SessionLostError(self.lost_because)
-            self._request = request
-            answer = await self._exchange(skstack.send_to(self.dialect, self._address, request.data))
-            request.taken = True
-            if _failed(answer):
-                raise NoAnswerError(f"the dongle refuses to send: {answer.done.result()}")
-            outcome = await self._outcome(request)
-            if isinstance(outcome, SessionLostError):
-                raise outcome
-            if outcome is not None:
-                return outcome
-            self.counters.resent += 1
+                continue
+            sent = await self._register("SFD")
+            if sent is not None:
+                self.air_time.measure(loop.time(), sent)
+            if self.limited and await self._register("SFB") == 0:  # the end of the limit was missed
+                self._limit(on=False)
+            since = self._reauthenticating_since
+            if since is not None and loop.time() - since > self._timeouts.join_s:
+                self._lose("the session was not renewed in time")
 
-    async def _outcome(self, request: _Request) -> Frame | SessionLostError | None:
-        """Return what becomes of a request; None when it is to be sent again."""
-        while True:
-            current = request.outcome
-            if (outcome := await current) is not None:
-                return outcome
-            if request.outcome is current:
-                # What was spoilt may have been something else: the answer can still come.
-                request.outcome = asyncio.get_running_loop().create_future()
-                await asyncio.wait([request.outcome], timeout=self._timeouts.resend_s)
-                if not request.outcome.done():
-                    return None
-
-    async def _answer_infcs(self) -> None:
-        while True:
-            frame = await self._infcs.get()
-            data = skstack.send_to(self.dialect, self._address, echonet.infc_response(frame))
-            await self._command(data)
+    async def _register(self, name: str) -> int | None:
+        """Return the value of a register, or None where the dongle does not have it."""
+        answer = await self._command(skstack.command("SKSREG", name))
+        words = answer.lines[-1].split() if answer.lines else []
+        try:
+            return int(words[1], 16) if words[0] == "ESREG" else None
+        except (IndexError, ValueError):
+            return None
 
     # What arrives.
 
@@ -365,6 +375,8 @@ class Session:
 
     def _take_line(self, text: str) -> None:
         log.debug("< %s", skstack.masked(text))
+        if self._watching and text.startswith("SK"):
+            self._take_echo()
         answer = self._answer
         if answer is None or answer.done.done():
             return
@@ -374,10 +386,16 @@ class Session:
         elif len(answer.lines) < MAX_LINES and (not answer.expects or text.startswith(answer.expects)):
             answer.lines.append(text)
 
+    def _take_echo(self) -> None:
+        """Hear an echo: either the dongle cannot leave it, or it has started anew and forgotten what it was told."""
+        self._watching = False
+        if self.joined:
+            self.counters.resets += 1
+            self._lose("the dongle has started anew")
+
     def _take_noise(self, reason: str) -> None:
         self.counters.malformed += 1
         log.debug("dropped: %s", reason)
-        self._settle_request(None)  # it may have been the answer, which nobody sends twice
 
     def _take_event(self, event: SkEvent) -> None:
         match event.number:
@@ -386,7 +404,7 @@ class Session:
             case 0x21:
                 self._settle_command()
                 if event.parameter == 1:
-                    self._settle_request(None)
+                    self.requests.unsent()
             case 0x22:
                 if self._scanned is not None and not self._scanned.done():
                     self._scanned.set_result(None)
@@ -402,11 +420,12 @@ class Session:
             case 0x26 | 0x27 | 0x28 if self.joined:
                 self._lose(_LOSSES[number])
             case 0x29 if self.joined:
-                self._reauthenticating = True  # the dongle does it by itself; 25 or 24 follows
+                self._reauthenticating_since = (
+                    asyncio.get_running_loop().time()
+                )  # it does so by itself: 25 or 24 follows
                 self._turn_gate()
             case 0x32 | 0x33:
-                self.limited = number == 0x32
-                self._turn_gate()
+                self._limit(on=number == 0x32)
 
     def _settle_join(self, *, joined: bool) -> None:
         if self._joining is not None:
@@ -415,33 +434,25 @@ class Session:
                 self._joining.set_result(joined)
         elif not joined and self.joined:
             self._lose(_LOSSES[0x24])
-        self._reauthenticating = False
+        self._reauthenticating_since = None
         self._turn_gate()
 
     def _lose(self, reason: str) -> None:
-        self.joined = self._reauthenticating = False
+        self.joined, self._reauthenticating_since = False, None
         self.lost_because = reason
-        self._settle_request(SessionLostError(reason))
+        self.requests.lose(reason)
+        self._turn_gate()
+
+    def _limit(self, *, on: bool) -> None:
+        """Obey the radio law's limit (ARIB STD-T108): while it is on, the dongle drops what it is told to send."""
+        self.limited = on
         self._turn_gate()
 
     def _turn_gate(self) -> None:
-        if self.joined and (self.limited or self._reauthenticating):
+        if self.joined and (self.limited or self._reauthenticating_since is not None):
             self._open_gate.clear()
         else:
             self._open_gate.set()
-
-    def _settle_request(self, outcome: Frame | SessionLostError | None) -> None:
-        request = self._request
-        if request is None:
-            return
-        if request.outcome.done():
-            if outcome is None or request.outcome.result() is not None:
-                return
-            # It was taken for lost, and nobody has looked yet: this says more.
-            request.outcome = asyncio.get_running_loop().create_future()
-        request.outcome.set_result(outcome)
-        if isinstance(outcome, Frame):
-            self._settle_command()
 
     def _settle_command(self) -> None:
         """Take for an OK what proves that the dongle carries the command out, should the OK itself not come."""
@@ -455,34 +466,8 @@ class Session:
             return
         if datagram.lqi is not None:
             self.lqi = datagram.lqi
-        try:
-            frame = echonet.decode(datagram.data)
-        except FrameError as error:
-            self._take_noise(str(error))
-            return
-        if frame.esv in (echonet.GET_RES, echonet.GET_SNA, echonet.SET_RES, echonet.SET_C_SNA):
-            self._take_answer(frame)
-        elif frame.esv in (echonet.INF, echonet.INFC):
-            self._take_notification(frame)
-
-    def _take_answer(self, frame: Frame) -> None:
-        request = self._request
-        if (
-            request is not None
-            and frame.esv in request.answers
-            and (frame.tid, frame.seoj, frame.deoj) == (request.tid, echonet.METER, echonet.CONTROLLER)
-            and tuple(frame.properties) == request.epcs
-        ):
-            self._settle_request(frame)
-        else:
-            self.counters.late += 1
-
-    def _take_notification(self, frame: Frame) -> None:
-        self.counters.notifications += 1
-        if frame.esv == echonet.INFC and not self._infcs.full():
-            self._infcs.put_nowait(frame)
-        if frame.seoj == echonet.METER:
-            self._hear(frame)
+        self._settle_command()
+        self.requests.take(datagram.data)
 
 
 _LOSSES = {

@@ -9,8 +9,10 @@ import pytest
 
 from drivers.api import ConfigError, Context, LinkError, RefusedError
 from drivers.route_b import driver as driver_module
+from drivers.route_b import joining
 from drivers.route_b.driver import RouteB, create, parse_credentials
 from drivers.route_b.echonet import FrameError
+from drivers.route_b.session import Timeouts
 
 SCALING = "62" + "03E100D300D700"
 C02 = "1081000102880105FF017302EA0B07E70C13001E000000458EEB0B07E70C13001E0000000015"
@@ -22,6 +24,7 @@ H02 = "1081029F05FF010288017A02EA00EB00"
 def impatient(monkeypatch):
     monkeypatch.setattr(driver_module, "FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(joining, "JOIN_SPACING_S", 0.05)
 
 
 @pytest.mark.parametrize("dialect", ["A1", "C2"])
@@ -59,7 +62,7 @@ async def test_one_request_asks_for_all_four_values_on_every_tick(dongle, workin
         await bench.until(lambda: len(bench.samples) >= 5)
     polls = [data for data in dongle.requests if data[10:] == bytes.fromhex("6204E700E800E000E300")]
     assert len(polls) >= 5
-    assert sum(data[10:] == bytes.fromhex(SCALING) for data in dongle.requests) == 1
+    assert sum(data[10:] == bytes.fromhex(SCALING) for data in dongle.requests) == 2  # until two answers agree
     ticks = [sample.at // 10_000 for sample in bench.samples[1:]]
     assert ticks == sorted(set(ticks))  # at most one sample a tick, however late its answer
 
@@ -224,7 +227,7 @@ async def test_a_meter_that_does_not_show_in_any_scan_is_lost_once(dongle, worki
     monkeypatch.setattr("drivers.route_b.session.SCAN_DURATIONS", range(4, 6))
     dongle.answers["SKSCAN"] = "OK\r\nEVENT 22 FE80:0000:0000:0000:021D:1291:0004:E578 0\r\n"
     async with working(dongle) as bench:
-        bench.driver._timeouts = driver_module.Timeouts(late_beacon_s=0.01)
+        bench.driver._timeouts = Timeouts(late_beacon_s=0.01)
         await dongle.until(lambda: dongle.count("SKSCAN") >= 3)
     assert [line for line in dongle.commands if line.startswith("SKSCAN")][:3] == [
         "SKSCAN 2 FFFFFFFF 4 0",
@@ -363,7 +366,7 @@ async def test_an_unplugged_dongle_ends_the_run_with_link_error(dongle, working)
 async def test_a_port_with_no_dongle_is_a_link_error_in_seconds(dongle, working):
     dongle.answers["SKVER"] = None
     async with working(dongle, command_timeout_s=0.05) as bench:
-        bench.driver._timeouts = driver_module.Timeouts(wake_s=0.05, late_beacon_s=0.01)
+        bench.driver._timeouts = Timeouts(wake_s=0.05, late_beacon_s=0.01)
         await bench.until(lambda: bench.error)
     assert isinstance(bench.error, LinkError)
     assert dongle.count("SKVER") == 3
@@ -373,7 +376,7 @@ async def test_a_dongle_left_in_the_middle_of_a_request_is_freed(dongle, working
     replies = iter([None, None])
     dongle.answers["SKVER"] = lambda: next(replies, dongle._usual("SKVER"))
     async with working(dongle) as bench:
-        bench.driver._timeouts = driver_module.Timeouts(wake_s=0.05, late_beacon_s=0.01)
+        bench.driver._timeouts = Timeouts(wake_s=0.05, late_beacon_s=0.01)
         await bench.until(lambda: bench.samples)
 
 
@@ -517,8 +520,8 @@ def test_waits_between_joins_grow_to_the_ceiling_with_jitter_and_start_over(monk
     monkeypatch.undo()
     waits = driver_module._Waits()
     grown = [waits.next_s() for _ in range(12)]
-    assert 2.5 <= grown[0] <= 5
-    assert 150 <= grown[-1] <= 300
+    assert grown[0] <= 5
+    assert 30 < max(grown) <= 300
     waits.start_over()
     assert waits.next_s() <= 5
 

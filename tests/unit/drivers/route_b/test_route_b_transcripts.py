@@ -9,12 +9,15 @@ import contextlib
 
 import pytest
 
+from drivers.api import LinkError
 from drivers.route_b.link import open_port
+from drivers.route_b.requests import Limits, SessionLostError
 from drivers.route_b.session import Credentials, Session, Timeouts
 from drivers.route_b.skstack import Pan
 
 # Qiita "NervesとWi-SUNドングルで自宅の消費電力を把握したい": RS-WSUHA-P, EVER 1.5.2, echo on, 2023-12-19.
 RATOC_METER = "FE80:0000:0000:0000:C2F9:4500:4058:B5FB"
+RATOC_PAIR = "0194BFAD"
 RATOC_ME = "FE80:0000:0000:0000:021D:1291:0004:E578"
 RATOC_FROM = f"ERXUDP {RATOC_METER} {RATOC_ME}"
 RATOC_ANSWERS = {
@@ -22,7 +25,7 @@ RATOC_ANSWERS = {
     "ROPT": "ROPT\r\nOK 01\r",
     "SKRESET": "SKRESET\r\nOK\r\n",
     "SKSETPWD C 0123456789AB": "SKSETPWD C 0123456789AB\r\nOK\r\n",
-    "SKSETRBID 00112233445566778899AABBCCDDEEFF": "SKSETRBID 00112233445566778899AABBCCDDEEFF\r\nOK\r\n",
+    "SKSETRBID 00112233445566778899AABB0194BFAD": "SKSETRBID 00112233445566778899AABB0194BFAD\r\nOK\r\n",
     "SKSCAN 2 FFFFFFFF 4 0": f"SKSCAN 2 FFFFFFFF 4 0\r\nOK\r\nEVENT 22 {RATOC_ME} 0\r\n",
     "SKSCAN 2 FFFFFFFF 5 0": f"SKSCAN 2 FFFFFFFF 5 0\r\nOK\r\nEVENT 22 {RATOC_ME} 0\r\n",
     "SKSCAN 2 FFFFFFFF 6 0": (
@@ -82,10 +85,10 @@ ROHM_REPLY = f"EVENT 21 {ROHM_METER} 00\r\nOK\r\n{ROHM_FROM} 1 000E 108100010288
 
 
 @contextlib.asynccontextmanager
-async def conversation(dongle, hear=lambda frame: None):
-    credentials = Credentials("00112233445566778899AABBCCDDEEFF", "0123456789AB")
+async def conversation(dongle, hear=lambda frame: None, pair_id="CCDDEEFF", limits=None, **times):
+    credentials = Credentials(f"00112233445566778899AABB{pair_id}", "0123456789AB")
     async with open_port(dongle.path) as port, asyncio.TaskGroup() as group:
-        session = Session(port, credentials, hear, Timeouts(late_beacon_s=0.01))
+        session = Session(port, credentials, hear, Timeouts(late_beacon_s=0.01, **times), limits=limits)
         task = group.create_task(session.run())
         yield session
         task.cancel()
@@ -107,25 +110,30 @@ async def join(session):
     return pan
 
 
+async def ask_for_ever(session):
+    while True:
+        await session.get([0xE7])
+
+
 async def test_the_recorded_conversation_with_a_c2_dongle(ratoc):
     heard = []
-    async with conversation(ratoc, heard.append) as session:
+    async with conversation(ratoc, heard.append, RATOC_PAIR) as session:
         assert await join(session) == Pan(0x31, 0xB5FB, "0011223344556677", 0xDD, "0194BFAD")
         assert (session.dialect, session.version, session.joined) == ("C2", "1.5.2", True)
-        session._tid = 0x5252
+        session.requests._tid = 0x5252
         frame = await session.get([0xE7])
     assert ratoc.requests == [RATOC_REQUEST]
     assert frame.properties == {0xE7: bytes.fromhex("000000E4")}
     assert [notification.tid for notification in heard] == [0x0001]  # the INF of the half hour, before the answer
     assert list(heard[0].properties) == [0xEA, 0xEB]
-    assert session.counters.notifications == 2  # and the instance list of the node profile
-    assert (session.counters.malformed, session.counters.strangers, session.counters.late) == (0, 0, 0)
+    assert session.requests.tally.notifications == 2  # and the instance list of the node profile
+    assert (session.counters.malformed, session.counters.strangers, session.requests.tally.late) == (0, 0, 0)
 
 
 async def test_the_recorded_conversation_with_an_a1_dongle(dongle):
     dongle.dialect = "A1"
     dongle.answers = ROHM_ANSWERS | {"SKSENDTO": lambda data: dongle.say(ROHM_REPLY)}
-    async with conversation(dongle) as session:
+    async with conversation(dongle, pair_id="00000000") as session:
         assert await join(session) == Pan(0x3B, 0x0000, "0000000000000000", 0xB2, "00000000")
         assert (session.dialect, session.version) == ("A1", "1.2.10")
         frame = await session.get([0xD3])
@@ -134,7 +142,7 @@ async def test_the_recorded_conversation_with_an_a1_dongle(dongle):
             "108103610EF0010EF0017301D50401028801\r\n"
         )
         await session._command(b"SKVER\r\n")  # its answer comes after the notification
-        assert session.counters.notifications == 1
+        assert session.requests.tally.notifications == 1
     assert dongle.requests == [ROHM_REQUEST]
     assert (frame.service, frame.properties) == ("Get_SNA", {0xD3: b""})
     assert [line for line in dongle.commands if line.startswith("SKSCAN")] == [
@@ -158,15 +166,15 @@ async def test_the_recordings_arrive_byte_by_byte_all_the_same(ratoc, monkeypatc
             return first
 
     monkeypatch.setattr(Session, "__init__", _wrapping(Session.__init__, Slowly))
-    async with conversation(ratoc) as session:
+    async with conversation(ratoc, pair_id=RATOC_PAIR) as session:
         await join(session)
-        session._tid = 0x5252
+        session.requests._tid = 0x5252
         assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000000E4")}
     assert session.counters.malformed == 0
 
 
 def _wrapping(build, wrapper):
-    return lambda self, port, *rest: build(self, wrapper(port), *rest)
+    return lambda self, port, *rest, **named: build(self, wrapper(port), *rest, **named)
 
 
 async def test_a_dongle_in_binary_mode_is_set_to_text_once_and_one_in_text_mode_is_left_alone(dongle):
@@ -204,15 +212,14 @@ async def test_a_request_that_the_dongle_could_not_send_is_sent_again(dongle):
             dongle.reply(data)
 
     dongle.answers["SKSENDTO"] = fail_first
-    async with conversation(dongle) as session:
-        session._timeouts = Timeouts(resend_s=0.01)
+    async with conversation(dongle, limits=Limits(first_attempt_s=0.01, resend_s=0.1)) as session:
         await join(session)
         assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
     assert len(dongle.requests) == 2
-    assert session.counters.resent == 1
+    assert session.requests.tally.resent == 1
 
 
-async def test_a_request_whose_answer_was_spoilt_is_sent_again_long_before_its_deadline(dongle):
+async def test_a_request_whose_answer_was_spoilt_is_asked_again_long_before_its_deadline(dongle):
     def spoil_first(data):
         if len(dongle.requests) == 1:
             dongle.event(21, "00")
@@ -222,8 +229,7 @@ async def test_a_request_whose_answer_was_spoilt_is_sent_again_long_before_its_d
             dongle.reply(data)
 
     dongle.answers["SKSENDTO"] = spoil_first
-    async with conversation(dongle) as session:
-        session._timeouts = Timeouts(resend_s=0.01)
+    async with conversation(dongle, limits=Limits(first_attempt_s=0.1)) as session:
         await join(session)
         assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
     assert len(dongle.requests) == 2
@@ -240,10 +246,10 @@ async def test_an_answer_that_comes_after_spoilt_bytes_is_taken_and_nothing_is_s
         await join(session)
         assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
     assert len(dongle.requests) == 1
-    assert session.counters.resent == 0
+    assert session.requests.tally.resent == 0
 
 
-async def test_of_several_networks_the_paired_one_is_taken_then_the_strongest(dongle):
+async def test_of_several_networks_the_strongest_paired_one_is_taken(dongle):
     def described(mac, lqi, pair_id):
         return (
             f"EPANDESC\r\n  Channel:31\r\n  Channel Page:09\r\n  Pan ID:6677\r\n  Addr:{mac}\r\n  LQI:{lqi}\r\n"
@@ -258,8 +264,80 @@ async def test_of_several_networks_the_paired_one_is_taken_then_the_strongest(do
         await session.prepare()
         dongle.answers["SKSCAN"] = "OK\r\n" + far + near + nearer + event
         assert (await session.scan()).mac == "00112233445566CC"
-        dongle.answers["SKSCAN"] = "OK\r\n" + near + event
-        assert (await session.scan()).mac == "00112233445566BB"
         dongle.answers["SKSCAN"] = "OK\r\nEVENT 20 x 0\r\n" + event + far  # its description comes after the end
         session._timeouts = Timeouts(late_beacon_s=0.2)
         assert (await session.scan()).mac == "00112233445566AA"
+
+
+async def test_a_second_pan_in_range_is_never_joined_however_strong_it_is(dongle):
+    neighbour = dongle._usual("SKSCAN").replace("PairID:CCDDEEFF", "PairID:11111111").replace("LQI:DD", "LQI:FF")
+    answers = iter([neighbour, neighbour.replace("EVENT 22", dongle._usual("SKSCAN")[4:] + "EVENT 22", 1)])
+    dongle.answers["SKSCAN"] = lambda: next(answers)
+    async with conversation(dongle) as session:
+        await session.prepare()
+        pan = await session.scan()
+        assert (pan.pair_id, pan.lqi) == ("CCDDEEFF", 0xDD)
+        assert session.status()["foreign_networks"] == 1
+    assert dongle.count("SKSCAN") == 2  # the neighbour's alone was no reason to stop looking
+
+
+async def test_a_request_that_lost_a_byte_on_its_way_to_the_dongle_is_asked_again_in_seconds(dongle):
+    dongle.answers["SKSENDTO"] = lambda data: None if len(dongle.requests) == 1 else dongle.reply(data)
+    async with conversation(dongle, limits=Limits(resend_s=0.01), command_s=0.2) as session:
+        await join(session)
+        assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
+    assert len(dongle.requests) == 2
+    assert dongle.count("SKVER") == 2  # after it was filled up, to see that it listens again
+
+
+async def test_a_dongle_that_has_started_anew_is_told_everything_again(dongle):
+    async with conversation(dongle) as session:
+        pan = await join(session)
+        dongle.say("SKSENDTO 1 FE80:0000:0000:0000:0211:2233:4455:6677 0E1A 1 0 000E \r\n")  # it echoes again
+        with pytest.raises(SessionLostError, match="started anew"):
+            await ask_for_ever(session)
+        dongle.commands.clear()
+        await session.join(pan)
+        assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
+    assert [line.split()[0] for line in dongle.commands if line.startswith("SKSE")] == [
+        "SKSETPWD",
+        "SKSETRBID",
+        "SKSENDTO",
+    ]
+
+
+async def test_a_dongle_that_falls_silent_between_two_requests_is_a_link_error(dongle):
+    async def join_then_wait():
+        async with conversation(dongle, command_s=0.1, watch_s=0.1) as session:
+            await join(session)
+            dongle.answers["SKSREG"] = None
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await join_then_wait()
+    assert caught.group_contains(LinkError, match="does not answer SKSREG")
+
+
+async def test_transmit_time_is_accounted_and_a_missed_end_of_the_limit_is_found(dongle):
+    times = iter([*range(0, 100, 10), *[100] * 1000])
+    dongle.answers |= {
+        "SKSREG SFD": lambda: f"ESREG {next(times):08X}\r\nOK\r\n",
+        "SKSREG SFB": "ESREG 0\r\nOK\r\n",
+    }
+    async with conversation(dongle, watch_s=0.02) as session:
+        await join(session)
+        dongle.event(32)
+        await dongle.until(lambda: "SKSREG SFB" in dongle.commands)
+        await session.get([0xE7])
+        assert session.limited is False
+        await dongle.until(lambda: next(times) == 100)
+        await asyncio.sleep(0.1)
+        assert session.status()["transmit_s_last_hour"] == 0.1
+
+
+async def test_a_session_that_is_never_renewed_is_given_up(dongle):
+    async with conversation(dongle, watch_s=0.02, join_s=0.1) as session:
+        await join(session)
+        dongle.event(29)
+        with pytest.raises(SessionLostError, match="not renewed in time"):
+            await ask_for_ever(session)
