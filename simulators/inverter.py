@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import Balance, House, add_house_options, house_from
-from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight
+from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight, huawei_control
 from simulators.log import Served, ServedLog, add_log_option
 
 READ_HOLDING = 3
@@ -238,6 +238,13 @@ class InverterServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    def let_command(self, control: ControlRegisters) -> None:
+        """Let the hybrids of the line be written; the house's battery follows."""
+        house = self.balance
+        self.controls |= {number: control for number, unit in self.units.items() if unit.device == "inverter"}
+        if self.controls:
+            self.balance = lambda: control.overlay(house())
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes a free one."""
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), host, port)
@@ -358,6 +365,7 @@ async def serve(
 ) -> None:
     """Serve the house's inverters until cancelled; sets `ready` once it listens."""
     server = InverterServer(units or units_of(), lambda: house.at(clock.unix_ms()), log)
+    server.let_command(huawei_control(clock.unix_ms))
     await server.start(host, port)
     try:
         if ready is not None:
@@ -390,10 +398,12 @@ async def run(args: argparse.Namespace) -> int:
     house = house_from(args, house_start_ms(args, clock))
     log = ServedLog(args.log, clock)
     server = InverterServer(units_of(args.units), lambda: house.at(clock.unix_ms()), log)
+    control = control_from(args, clock.unix_ms)
+    server.let_command(control)
     await server.start(args.host, args.port)
     print(f"inverter at {args.host}:{server.port}, units: {', '.join(args.units)}", flush=True)  # noqa: T201  (a command line)
     try:
-        await asyncio.Event().wait()
+        await fight(control, args.second_master)
     finally:
         await server.close()
         log.close()
