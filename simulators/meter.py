@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from simulators import faults
-from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
+from simulators.clock import DAY_MS, SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.dongle import Dialect, Dongle, Radio
 from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
 from simulators.log import Served, ServedLog, add_log_option
@@ -184,6 +184,18 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without", type=_codes, default=frozenset(), metavar="EPC,…", help="properties it refuses, as in D3,E3"
     )
+    parser.add_argument("--pairs", action="store_true", help="it has EC and ED: half hours back from any moment")
+    parser.add_argument("--meter-fault", action="store_true", help="it says that it is faulty (88)")
+    parser.add_argument(
+        "--clock-error-s", type=int, default=0, metavar="S", help="its clock (97, 98) is so many seconds ahead"
+    )
+    parser.add_argument(
+        "--exchange-at",
+        type=_half_hour_ms,
+        metavar="TIME",
+        help="half hour from which on another meter hangs there, as in 2026-06-01T12:00:00+09:00",
+    )
+    parser.add_argument("--next-serial", default=plate.next_serial, help="manufacturing number of that other meter")
     parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
     faults.add_fault_option(parser)
 
@@ -199,6 +211,11 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
             coefficient=args.coefficient,
             digits=args.digits,
             two_wire=args.two_wire,
+            pairs=args.pairs,
+            fault=args.meter_fault,
+            clock_error_s=args.clock_error_s,
+            exchanged_ms=args.exchange_at,
+            next_serial=args.next_serial,
             without=args.without,
         ),
         binary=args.binary,
@@ -211,6 +228,9 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add all options of `edge-sim meter`."""
     add_meter_options(parser)
+    parser.add_argument(
+        "--history-days", type=_days, default=0, metavar="N", help="days before the start that it remembers, 0 to 99"
+    )
     add_house_options(parser)
     add_time_options(parser)
     add_log_option(parser)
@@ -219,7 +239,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace) -> int:
     """Serve a meter until told to stop."""
     clock = clock_from(args)
-    house = house_from(args, house_start_ms(args, clock))
+    house = house_from(args, house_start_ms(args, clock) - args.history_days * DAY_MS)
     print(f"meter ({args.dialect}) at {args.link}", flush=True)  # noqa: T201  (a command line)
     await serve(house, clock, link=args.link, log=ServedLog(args.log, clock), settings=settings_from(args))
     return 0
@@ -237,6 +257,21 @@ def _coefficient(text: str) -> int:
     if not 1 <= number <= 999_999:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 999999")
     return number
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if not 0 <= days <= 99:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 99")
+    return days
+
+
+def _half_hour_ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    unix_ms = round(moment.timestamp() * 1000)
+    if moment.tzinfo is None or unix_ms % (HALF_HOUR_S * 1000):
+        raise argparse.ArgumentTypeError(f"{text} is no half hour with an offset, as in 2026-06-01T12:00:00+09:00")
+    return unix_ms
 
 
 def _codes(text: str) -> frozenset[int]:

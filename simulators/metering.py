@@ -25,6 +25,8 @@ MOST_PROPERTIES = 6
 NO_COUNT = bytes.fromhex("FFFFFFFE")
 NO_CURRENT = bytes.fromhex("7FFE")
 _DAY_UNSET = 0xFF
+_PAIRS_UNSET = bytes.fromhex("FFFFFFFFFFFF01")
+_MOST_PAIRS = 12
 _OLDEST_DAY = 99
 
 UNITS = {
@@ -98,7 +100,10 @@ def property_map(codes: set[int]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Nameplate:
-    """What is printed on this meter and how it is wired."""
+    """What is printed on this meter and how it is wired; what ails it.
+
+    `pairs`: it has EC and ED. `exchanged_ms`: from this half hour on another meter hangs there, which counts from zero.
+    """
 
     serial: str = "SIM0000001"
     maker: bytes = bytes.fromhex("000016")
@@ -107,6 +112,11 @@ class Nameplate:
     coefficient: int = 1
     digits: int = 6
     two_wire: bool = False
+    pairs: bool = False
+    fault: bool = False
+    clock_error_s: int = 0
+    exchanged_ms: int | None = None
+    next_serial: str = "SIM0000002"
     without: frozenset[int] = frozenset()
 
 
@@ -130,18 +140,19 @@ class Meter:
         self._unit_code, self._unit_kwh = UNITS[self.nameplate.unit]
         self._location = b"\x61"
         self._day = _DAY_UNSET
+        self._pairs_from = _PAIRS_UNSET
         self._tid = 0
         readers: dict[int, Callable[[Answer], bytes]] = {
             0x80: lambda _: b"\x30",
             0x81: lambda _: self._location,
             0x82: lambda _: b"\x00\x00" + self.nameplate.release.encode("ascii") + b"\x00",
-            0x88: lambda _: b"\x42",
+            0x88: lambda _: b"\x41" if self.nameplate.fault else b"\x42",
             0x8A: lambda _: self.nameplate.maker,
-            0x8D: lambda _: self.nameplate.serial.encode("ascii")[:12].ljust(12, b"\x00"),
-            0x97: lambda _: bytes([self._local().hour, self._local().minute]),
-            0x98: lambda _: _date(self._local()),
+            0x8D: lambda _: self._serial().encode("ascii")[:12].ljust(12, b"\x00"),
+            0x97: lambda _: bytes([self._shown().hour, self._shown().minute]),
+            0x98: lambda _: _date(self._shown()),
             0x9D: lambda _: property_map({0x80, 0x81, 0x88}),
-            0x9E: lambda _: property_map({0x81, 0xE5}),
+            0x9E: lambda _: property_map({0x81, 0xE5} | ({0xED} if self.nameplate.pairs else set())),
             0x9F: lambda _: property_map(set(self._readers)),
             0xD3: lambda _: self.nameplate.coefficient.to_bytes(4),
             0xD7: lambda _: bytes([self.nameplate.digits]),
@@ -156,6 +167,8 @@ class Meter:
             0xEA: lambda answer: self._at_half_hour(answer, "import"),
             0xEB: lambda answer: self._at_half_hour(answer, "export"),
         }
+        if self.nameplate.pairs:
+            readers |= {0xEC: self._pairs, 0xED: lambda _: self._pairs_from}
         self._readers = {code: reader for code, reader in readers.items() if code not in self.nameplate.without}
         self._node: Mapping[int, Callable[[Answer], bytes]] = {
             0x80: lambda _: b"\x30",
@@ -259,6 +272,9 @@ class Meter:
         if code == 0xE5 and len(data) == 1 and (data[0] <= _OLDEST_DAY or data[0] == _DAY_UNSET):
             self._day = data[0]
             return True
+        if code == 0xED and code in self._readers and _is_pairs_request(data):
+            self._pairs_from = data
+            return True
         if code == 0x81 and len(data) in {1, 17}:
             self._location = data
             return True
@@ -287,6 +303,15 @@ class Meter:
     def _local(self) -> datetime:
         return datetime.fromtimestamp(self._moment_ms / 1000, JST)
 
+    def _shown(self) -> datetime:
+        return self._local() + timedelta(seconds=self.nameplate.clock_error_s)
+
+    def _exchanged(self, at_ms: int) -> bool:
+        return self.nameplate.exchanged_ms is not None and at_ms >= self.nameplate.exchanged_ms
+
+    def _serial(self) -> str:
+        return self.nameplate.next_serial if self._exchanged(self._moment_ms) else self.nameplate.serial
+
     def _balance(self) -> Balance:
         return self._house.at(self._moment_ms)
 
@@ -307,7 +332,9 @@ class Meter:
 
     def _count(self, balance: Balance, way: str) -> int:
         """Return the register as the display counts it: whole units, rolling over at its digits."""
-        watt_seconds = balance.import_ws if way == "import" else balance.export_ws
+        watt_seconds = _register_ws(balance, way)
+        if self.nameplate.exchanged_ms is not None and self._exchanged(balance.unix_ms):
+            watt_seconds -= _register_ws(self._house.half_hour(self.nameplate.exchanged_ms), way)
         step_ws = int(self._unit_kwh * WS_PER_KWH) * self.nameplate.coefficient
         return int(watt_seconds // step_ws % 10**self.nameplate.digits)
 
@@ -328,13 +355,23 @@ class Meter:
         """Return day number and 48 slots of the chosen day; E5 unset or a slot not known yet gives "no data"."""
         if self._day == _DAY_UNSET:
             return _DAY_UNSET.to_bytes(2) + NO_COUNT * 48
-        midnight = self._local().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=self._day)
+        midnight = self._shown().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=self._day)
         slots = (self._slot(answer, midnight + timedelta(minutes=30 * number), way) for number in range(48))
         return self._day.to_bytes(2) + b"".join(slots)
 
+    def _pairs(self, answer: Answer) -> bytes:
+        """Return the half hours back from the one that ED names."""
+        if self._pairs_from == _PAIRS_UNSET:
+            return _PAIRS_UNSET + NO_COUNT * 2
+        year, (month, day, hour, minute, number) = int.from_bytes(self._pairs_from[:2]), self._pairs_from[2:]
+        newest = datetime(year, month, day, hour, minute, tzinfo=JST)
+        moments = (newest - timedelta(minutes=30 * back) for back in range(number))
+        slots = (self._slot(answer, at, way) for at in moments for way in ("import", "export"))
+        return self._pairs_from + b"".join(slots)
+
     def _slot(self, answer: Answer, at: datetime, way: str) -> bytes:
         at_ms = round(at.timestamp() * 1000)
-        if at_ms > self._moment_ms:
+        if at_ms > self._moment_ms or self._exchanged(self._moment_ms) != self._exchanged(at_ms):
             return NO_COUNT
         try:
             count = self._count(self._house.half_hour(at_ms), way)
@@ -342,6 +379,21 @@ class Meter:
             return NO_COUNT
         answer.half_hours.setdefault(at, {})[f"{way}_energy_at_30min_kwh"] = self._kwh(count)
         return count.to_bytes(4)
+
+
+def _register_ws(balance: Balance, way: str) -> int:
+    return balance.import_ws if way == "import" else balance.export_ws
+
+
+def _is_pairs_request(data: bytes) -> bool:
+    """Tell whether data are a half hour that exists, and a number of them."""
+    if len(data) != 7 or not 1 <= data[6] <= _MOST_PAIRS or data[5] not in {0, 30}:
+        return False
+    try:
+        datetime(int.from_bytes(data[:2]), data[2], data[3], data[4], data[5], tzinfo=JST)
+    except ValueError:
+        return False
+    return True
 
 
 def _date(moment: datetime) -> bytes:

@@ -243,3 +243,46 @@ def test_what_is_encoded_parses_back():
         second = properties[:2] if (service := chance.choice([0x62, 0x6E, 0x73])) == 0x6E else ()
         frame = Frame(chance.randbytes(2), chance.randbytes(3), chance.randbytes(3), service, properties, second)
         assert parse(frame.encode()) == frame
+
+
+def test_pairs_go_back_from_the_half_hour_that_was_set_and_are_the_houses():
+    device = meter(pairs=True)
+    assert get(device, "EC").hex().upper() == "FFFFFFFFFFFF01" + "FFFFFFFE" * 2
+    assert ask(device, "6101ED0707EA06010C0003") == "7101ED00"
+    raw = get(device, "EC")
+    assert raw[:7].hex().upper() == "07EA06010C0003"
+    counts = [int.from_bytes(raw[at : at + 4]) for at in range(7, len(raw), 4)]
+    moments = [NOON_MS - 1_800_000 * back for back in range(3)]
+    balances = [device.house.half_hour(moment) for moment in moments]
+    assert counts == [ws // 360_000 for balance in balances for ws in (balance.import_ws, balance.export_ws)]
+    for refused in ("07EA06010C0100", "07EA06010C0003FF", "07EA06010C0F03", "07EA0D010C0003", "07EA06010C000D"):
+        assert ask(device, f"6101ED{len(refused) // 2:02X}{refused}").startswith("5101ED")
+
+
+def test_another_meter_counts_from_zero_and_knows_nothing_of_the_former():
+    exchanged = NOON_MS // 1_800_000 * 1_800_000 - 3_600_000
+    device = meter(exchanged_ms=exchanged, next_serial="NEXT")
+    assert get(device, "8D").startswith(b"NEXT\0")
+    then, now = (device.house.half_hour(at) for at in (exchanged, NOON_MS))
+    assert get(device, "EA")[7:] == ((now.import_ws - then.import_ws) // 360_000).to_bytes(4)
+    ask(device, "6101E50100")
+    slots = get(device, "E4")[2:]
+    assert slots[: 22 * 4] == bytes.fromhex("FFFFFFFE") * 22
+    assert slots[22 * 4 : 23 * 4] == bytes(4)
+
+
+def test_a_clock_that_is_wrong_and_a_fault_show_in_their_properties_alone():
+    device = meter(clock_error_s=3600, fault=True)
+    assert (get(device, "97"), get(device, "88")) == (b"\x0d\x11", b"\x41")
+    assert get(device, "EA")[:7] == bytes.fromhex("07EA06010C0000")
+
+
+def test_a_meter_remembers_ninety_nine_days_of_its_house():
+    day_ms = 86_400_000
+    device = meter()
+    device._house = House(1, start_ms=1_780_239_600_000 - 100 * day_ms, pv_peak_w=0, battery_wh=0)
+    assert ask(device, "6101E50163") == "7101E500"
+    raw = get(device, "E2")
+    counts = [int.from_bytes(raw[2 + 4 * n : 6 + 4 * n]) for n in range(48)]
+    first = 1_780_239_600_000 - 99 * day_ms
+    assert counts == [device._house.half_hour(first + n * 1_800_000).import_ws // 360_000 for n in range(48)]
