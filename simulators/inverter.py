@@ -213,6 +213,10 @@ class _Round:
         self._values = {}
 
 
+def _is_sun2000(unit: Unit) -> bool:
+    return any(cell.address == 32089 and cell.quantity == "inverter_state" for cell in unit.cells)
+
+
 class InverterServer:
     """A Modbus TCP server for several units; any number of clients."""
 
@@ -241,7 +245,7 @@ class InverterServer:
     def let_command(self, control: ControlRegisters) -> None:
         """Let the hybrids of the line be written; the house's battery follows."""
         house = self.balance
-        self.controls |= {number: control for number, unit in self.units.items() if unit.device == "inverter"}
+        self.controls |= {number: control for number, unit in self.units.items() if _is_sun2000(unit)}
         if self.controls:
             self.balance = lambda: control.overlay(house())
 
