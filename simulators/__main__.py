@@ -17,6 +17,7 @@ SIMULATORS = {
     "inverter": ("simulators.inverter", "PV and battery over Modbus TCP"),
     "house": ("simulators.household", "meter and inverter of one house"),
     "tags": ("simulators.bluez", "BlueZ on a private D-Bus, with walking tags and strangers"),
+    "echonet": ("simulators.echonet", "PV, battery, EcoCute and air conditioner over ECHONET Lite (UDP)"),
     "lamp": ("simulators.lamp", "an alert lamp over Modbus TCP"),
     "demo": ("simulators.demo", "the whole town: simulators, broker, aggregator and agents"),
 }

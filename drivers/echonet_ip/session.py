@@ -1,0 +1,178 @@
+"""How one object of one host is asked: its property maps first, then only what it lists, in portions it can serve.
+
+Some devices answer fewer properties than asked, some refuse one they list, some take 20 s. What was learnt of a device
+is kept as JSON, so that it is not learnt again at every start. Opens no port and waits for nothing but answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from drivers.api import Json, MalformedError, RefusedError
+from drivers.echonet_ip import identity
+from drivers.echonet_ip.devices import GET_MAP, SET_MAP
+from drivers.echonet_ip.link import SilentError
+from drivers.route_b import echonet
+from drivers.route_b.echonet import Frame
+
+MOST_PROPERTIES = 10
+"""Asked at once from a device we know nothing of; real ones answered ten (a 027D with instance 2)."""
+LONGEST_TIMEOUT_S = 20.0
+_MOST_SKIPPED = 512
+"""A refused property is asked again at the latest after so many polls."""
+
+
+class Asks(Protocol):
+    """The part of a link that a session needs."""
+
+    async def get(self, host: str, eoj: bytes, epcs: Iterable[int], timeout_s: float) -> Frame:
+        """Return the answer to one Get; raises SilentError."""
+
+    async def set(self, host: str, eoj: bytes, properties: Mapping[int, bytes], timeout_s: float) -> Frame:
+        """Return the answer to one SetC; raises SilentError."""
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """How often in a row a property was refused, and for how many polls it is left out now."""
+
+    times: int = 0
+    skip: int = 0
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What is known of how a device wants to be asked."""
+
+    most: int = MOST_PROPERTIES
+    base_s: float = 5.0
+    """What the configuration or a quirk grants a request; a slow device gets more."""
+    timeout_s: float = 5.0
+    refusals: dict[int, _Refusal] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Json]:
+        """Return it as JSON."""
+        refused: list[Json] = [f"{epc:02X}" for epc in sorted(self.refusals)]
+        return {"most": self.most, "timeout_s": self.timeout_s, "refused": refused}
+
+    @classmethod
+    def from_json(cls, stored: Json, timeout_s: float) -> Learnt:
+        """Return what was stored, or the beginning for anything that is not that."""
+        new = cls(base_s=timeout_s, timeout_s=timeout_s)
+        if not isinstance(stored, dict):
+            return new
+        most, waited, refused = stored.get("most"), stored.get("timeout_s"), stored.get("refused")
+        if isinstance(most, int) and 1 <= most <= MOST_PROPERTIES:
+            new.most = most
+        if isinstance(waited, int | float) and timeout_s <= waited <= LONGEST_TIMEOUT_S:
+            new.timeout_s = float(waited)
+        for epc in refused if isinstance(refused, list) else ():
+            if isinstance(epc, str) and len(epc) == 2 and set(epc) <= set("0123456789ABCDEF"):
+                new.refusals[int(epc, 16)] = _Refusal(1, 1)
+        return new
+
+
+class Session:
+    """One object at one address; `refresh` reads its maps and who it is, `read` its values."""
+
+    def __init__(self, link: Asks, host: str, eoj: bytes, learnt: Learnt) -> None:
+        self._link = link
+        self.host, self.eoj, self.learnt = host, eoj, learnt
+        self.readable: frozenset[int] | None = None
+        self.settable: frozenset[int] = frozenset()
+        self.who: dict[int, bytes] = {}
+
+    @property
+    def identification(self) -> str | None:
+        """Return what names this device at any address, or None while it is unknown or says nothing unique."""
+        return identity.identify(self.eoj, self.who)
+
+    async def refresh(self) -> None:
+        """Read the property maps, then what the device says of itself; raises SilentError or MalformedError."""
+        maps = await self._ask((GET_MAP,))
+        if not maps.get(GET_MAP):
+            raise MalformedError(f"{self.host} gives no property map for {self.eoj.hex().upper()}")
+        self.readable = frozenset(echonet.property_map(maps[GET_MAP]))
+        if SET_MAP in self.readable and (sets := (await self._ask((SET_MAP,))).get(SET_MAP)):
+            self.settable = frozenset(echonet.property_map(sets))
+        self.who = await self.read(identity.WHO)
+
+    async def read(self, epcs: Sequence[int]) -> dict[int, bytes]:
+        """Return the properties served of those asked and listed; raises SilentError when nothing answers."""
+        wanted = [epc for epc in epcs if self._is_wanted(epc)]
+        got: dict[int, bytes] = {}
+        while wanted:
+            portion, wanted = wanted[: self.learnt.most], wanted[self.learnt.most :]
+            got |= await self._portion(portion)
+        return got
+
+    def _is_wanted(self, epc: int) -> bool:
+        if self.readable is not None and epc not in self.readable:
+            return False
+        refusal = self.learnt.refusals.get(epc)
+        if refusal is None or refusal.skip <= 0:
+            return True
+        refusal.skip -= 1
+        return False
+
+    async def _portion(self, epcs: Sequence[int]) -> dict[int, bytes]:
+        """Ask some properties at once, and one by one those that did not come."""
+        got = await self._ask(epcs) if len(epcs) == 1 else await self._ask_many(epcs)
+        missing = [epc for epc in epcs if epc not in got]
+        if len(epcs) == 1:
+            self._note(epcs[0], served=not missing)
+            return got
+        alone: dict[int, bytes] = {}
+        for epc in missing:
+            one = await self._ask((epc,))
+            self._note(epc, served=epc in one)
+            alone |= one
+        if alone:  # it can serve them, but not so many at once
+            self.learnt.most = max(1, min(self.learnt.most, len(epcs) - len(missing)))
+        for epc in got:
+            self._note(epc, served=True)
+        return got | alone
+
+    async def _ask_many(self, epcs: Sequence[int]) -> dict[int, bytes]:
+        """Ask several at once; a device that is silent twice, yet answers one alone, is asked fewer from now on."""
+        try:
+            return await self._ask(epcs)
+        except SilentError:
+            first = await self._ask(epcs[:1])  # raises when it is silent altogether
+        try:
+            return await self._ask(epcs)  # what was silent was the air
+        except SilentError:
+            self.learnt.most = max(1, len(epcs) // 2)
+            return first
+
+    async def _ask(self, epcs: Sequence[int]) -> dict[int, bytes]:
+        """Return what one Get served; learns how long the device takes; raises SilentError."""
+        learnt, began = self.learnt, asyncio.get_running_loop().time()
+        try:
+            frame = await self._link.get(self.host, self.eoj, epcs, learnt.timeout_s)
+        except SilentError:
+            learnt.timeout_s = min(learnt.timeout_s * 2, max(LONGEST_TIMEOUT_S, learnt.base_s))
+            raise
+        if (asyncio.get_running_loop().time() - began) * 4 < learnt.timeout_s:
+            learnt.timeout_s = max(learnt.base_s, learnt.timeout_s / 2)
+        return {epc: edt for epc, edt in frame.properties.items() if edt}
+
+    def _note(self, epc: int, *, served: bool) -> None:
+        """Keep in mind that a listed property was refused: asked again after 1, 2, 4, … polls."""
+        if served:
+            self.learnt.refusals.pop(epc, None)
+            return
+        refusal = self.learnt.refusals.setdefault(epc, _Refusal())
+        refusal.times = min(refusal.times + 1, 16)
+        refusal.skip = min(2 ** (refusal.times - 1), _MOST_SKIPPED)
+
+    async def write(self, epc: int, edt: bytes) -> None:
+        """Set one property; raises SilentError, or RefusedError when the device does not take it."""
+        if epc not in self.settable:
+            raise RefusedError(f"{self.eoj.hex().upper()} does not list {epc:02X} as one that can be set")
+        frame = await self._link.set(self.host, self.eoj, {epc: edt}, self.learnt.timeout_s)
+        if frame.esv != echonet.SET_RES:
+            raise RefusedError(f"{self.eoj.hex().upper()} refuses {epc:02X} = {edt.hex().upper()}")
