@@ -1,9 +1,11 @@
-"""PV and battery over Modbus TCP: a Huawei-like hybrid and a SunSpec inverter. Shares no code with the driver.
+"""PV and battery over Modbus TCP: a Huawei-like hybrid, a SunSpec hybrid, or any map, capture or chain of models.
 
-Addresses, types, signs and "no value" patterns are written down here from the makers' documents, so that a mistake in
-the driver's maps shows. Both units show the same house. The served log holds one line for each complete set of a unit's
-quantities that one connection has fetched, written before the last answer of the set leaves; `t` and `sim` are of that
-moment. What a client fetched of a set it never completed is logged under `partial` in place of `values`.
+The two built-in devices share no code with the driver: addresses, types, signs and "no value" patterns are written down
+here from the makers' documents, so that a mistake in the driver's maps shows. Both units show the same house.
+
+The served log holds one line for each complete set of a unit's quantities that one connection has fetched, written
+before the last answer of the set leaves; `t` and `sim` are of that moment. What a client fetched of a set it never
+completed is logged under `partial` in place of `values`.
 """
 
 from __future__ import annotations
@@ -12,15 +14,21 @@ import argparse
 import asyncio
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 
+from drivers.api import ConfigError
+from drivers.modbus.library import find
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import Balance, House, add_house_options, house_from
 from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight, huawei_control
 from simulators.log import Served, ServedLog, add_log_option
+from simulators.modbus_chains import chain_of
+from simulators.modbus_images import image_of
+from simulators.modbus_maps import unit_of
+from simulators.modbus_units import Cell, Unit
 
-READ_HOLDING = 3
+READ_HOLDING, READ_INPUT = 3, 4
 WRITES = frozenset({5, 6, 15, 16, 22, 23})
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, NO_UNIT = 1, 2, 3, 11
 MOST_REGISTERS = 125
@@ -30,52 +38,6 @@ MOST_FRAME_BYTES = 260
 
 WS_PER_WH = 3_600
 WS_PER_CENTI_KWH = 36_000
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One value in registers: `raw` computes its bits' number; `shown` is that number as the gateway should say it."""
-
-    address: int
-    words: int
-    raw: Callable[[Balance], int]
-    quantity: str = ""
-    shown: Callable[[int, Balance], Served] = lambda raw, _: raw
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One device: readable ranges (first, end) of constant words, 0 where none is given, and cells."""
-
-    device: str
-    ranges: tuple[tuple[int, int], ...]
-    cells: tuple[Cell, ...]
-    constants: Mapping[int, int] = field(default_factory=dict)
-
-    @property
-    def quantities(self) -> frozenset[str]:
-        """Everything the unit measures."""
-        return frozenset(cell.quantity for cell in self.cells if cell.quantity)
-
-    def read(self, first: int, count: int, balance: Balance) -> tuple[bytes, dict[str, Served]] | None:
-        """Return register bytes and the quantities wholly inside them; None outside the unit's registers."""
-        if not any(low <= first and first + count <= end for low, end in self.ranges):
-            return None
-        words = [self.constants.get(address, 0) for address in range(first, first + count)]
-        served: dict[str, Served] = {}
-        for cell in self.cells:
-            raw = cell.raw(balance)
-            for index, word in enumerate(_words(raw, cell.words)):
-                if 0 <= cell.address + index - first < count:
-                    words[cell.address + index - first] = word
-            if cell.quantity and first <= cell.address and cell.address + cell.words <= first + count:
-                served[cell.quantity] = cell.shown(raw, balance)
-        return struct.pack(f">{count}H", *words), served
-
-
-def _words(raw: int, count: int) -> list[int]:
-    bits = raw & (1 << 16 * count) - 1
-    return [bits >> 16 * (count - 1 - index) & 0xFFFF for index in range(count)]
 
 
 def _text(address: int, words: int, text: str) -> dict[int, int]:
@@ -138,33 +100,47 @@ def huawei(serial: str = "SIM0000000001") -> Unit:
 
 
 SUNSPEC_BASE = 40000
-INVERTER_MODEL, BATTERY_MODEL = SUNSPEC_BASE + 2 + 68, SUNSPEC_BASE + 2 + 68 + 52
+INVERTER_MODEL = SUNSPEC_BASE + 2 + 68
+STRINGS_MODEL = INVERTER_MODEL + 52
+BATTERY_MODEL = STRINGS_MODEL + 30
 SUNSPEC_END = BATTERY_MODEL + 64
 FINE_POWER_BELOW_W = 3_000
 """Below this the inverter shows tenths of a watt: real ones change W_SF with the power, too."""
 SUNSPEC_STATES = {2: "sleeping", 4: "running"}
 
 
+def _ac_watts(now: Balance) -> int:
+    return now.pv_w + now.battery_w
+
+
 def _is_fine(now: Balance) -> bool:
-    return 0 < now.pv_w < FINE_POWER_BELOW_W
+    return 0 < abs(_ac_watts(now)) < FINE_POWER_BELOW_W
 
 
 def _sunspec_watts(now: Balance) -> int:
-    return now.pv_w * 10 if _is_fine(now) else now.pv_w
+    return _ac_watts(now) * 10 if _is_fine(now) else _ac_watts(now)
 
 
 def sunspec(serial: str = "SIM0000000002") -> Unit:
-    """Return a single-phase SunSpec inverter with a battery: models 1, 101, 802 and the end model, from 40000."""
-    inv, bat = INVERTER_MODEL, BATTERY_MODEL
+    """Return a single-phase SunSpec hybrid with one PV input: models 1, 101, 160, 802 and the end model, from 40000."""
+    inv, pv, bat = INVERTER_MODEL, STRINGS_MODEL, BATTERY_MODEL
     cells = (
-        Cell(inv + 2, 1, lambda now: now.pv_w * 1_000 // _deci_volts(now)),
+        Cell(inv + 2, 1, lambda now: abs(_ac_watts(now)) * 1_000 // _deci_volts(now)),
         Cell(inv + 10, 1, _deci_volts, "ac_voltage_v", _scaled(1)),
-        Cell(inv + 14, 1, _sunspec_watts, "pv_power_w", lambda _, now: now.pv_w),
+        Cell(inv + 14, 1, _sunspec_watts, "ac_power_w", lambda _, now: _ac_watts(now)),
         Cell(inv + 15, 1, lambda now: -1 if _is_fine(now) else 0),
         Cell(inv + 16, 1, _centi_hertz, "ac_frequency_hz", _scaled(2)),
-        Cell(inv + 24, 2, lambda now: now.pv_ws // WS_PER_WH % 2**32, "pv_energy_kwh", _scaled(3)),
+        Cell(
+            inv + 24,
+            2,
+            lambda now: (now.pv_ws + now.discharge_ws) // WS_PER_WH % 2**32,
+            "ac_energy_kwh",
+            _scaled(3),
+        ),
         Cell(inv + 33, 1, _deci_celsius, "inverter_temperature_c", _scaled(1)),
         Cell(inv + 38, 1, lambda now: 4 if now.pv_w else 2, "inverter_state", _named(SUNSPEC_STATES)),
+        Cell(pv + 21, 1, lambda now: now.pv_w, "pv_power_w"),
+        Cell(pv + 22, 2, lambda now: now.pv_ws // WS_PER_WH % 2**32, "pv_energy_kwh", _scaled(3)),
         Cell(bat + 11, 1, lambda now: now.soc_permille, "battery_soc_percent", _scaled(1)),
     )
     return Unit("sunspec", ((SUNSPEC_BASE, SUNSPEC_END + 2),), cells, _sunspec_constants(serial))
@@ -172,7 +148,7 @@ def sunspec(serial: str = "SIM0000000002") -> Unit:
 
 def _sunspec_constants(serial: str) -> dict[int, int]:
     """Return headers, texts, scale factors, and "not implemented" (SunSpec's patterns) everywhere else."""
-    common, inv, bat = SUNSPEC_BASE + 2, INVERTER_MODEL, BATTERY_MODEL
+    common, inv, pv, bat = SUNSPEC_BASE + 2, INVERTER_MODEL, STRINGS_MODEL, BATTERY_MODEL
     words = {common: 1, common + 1: 66, inv: 101, inv + 1: 50, bat: 802, bat + 1: 62, SUNSPEC_END: 0xFFFF}
     words |= {SUNSPEC_BASE: 0x5375, SUNSPEC_BASE + 1: 0x6E53, common + 66: 2, common + 67: 0x8000}
     words |= _text(common + 2, 16, "edge-gateway") | _text(common + 18, 16, "Simulated inverter")
@@ -182,6 +158,8 @@ def _sunspec_constants(serial: str) -> dict[int, int]:
     words |= {inv + 6: _minus(2), inv + 13: _minus(1), inv + 17: _minus(2), inv + 26: 0, inv + 37: _minus(1)}
     words |= dict.fromkeys((*range(bat + 2, bat + 44), bat + 45, bat + 46, bat + 48, bat + 50, bat + 51), 0xFFFF)
     words |= dict.fromkeys((bat + 44, bat + 47, bat + 49, *range(bat + 52, bat + 64)), 0x8000)
+    words |= dict.fromkeys((*range(pv + 6, pv + 8), *range(pv + 19, pv + 30)), 0xFFFF)
+    words |= {pv: 160, pv + 1: 28, pv + 8: 1, pv + 9: 0xFFFF, pv + 10: 1, pv + 26: 0x8000}
     return words | {bat + 56: _minus(1)}
 
 
@@ -276,7 +254,9 @@ class InverterServer:
         if code:
             return bytes((function | 0x80, code))
         address, count = struct.unpack(">HH", pdu[1:])
-        found = self.units[unit_id].read(address, count, self.balance())
+        unit = self.units[unit_id]
+        space = unit if function == READ_HOLDING else unit.inputs
+        found = None if space is None else space.read(address, count, self.balance())
         if found is None:
             return bytes((function | 0x80, ILLEGAL_ADDRESS))
         registers, values = found
@@ -288,7 +268,7 @@ class InverterServer:
         """Return the exception code of a request that is none of ours; 0 for a read."""
         if unit_id not in self.units:
             return NO_UNIT
-        if pdu[0] != READ_HOLDING:
+        if pdu[0] != READ_HOLDING and not (pdu[0] == READ_INPUT and self.units[unit_id].inputs):
             return ILLEGAL_FUNCTION
         if len(pdu) != 5:
             return ILLEGAL_VALUE
@@ -390,10 +370,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=["huawei", "sunspec"],
         help="the devices at units 1, 2, … (default: huawei sunspec)",
     )
+    parser.add_argument("--map", metavar="NAME", help="play the device that a register map describes instead")
+    parser.add_argument("--maps", metavar="FOLDER", help="look for maps of your own here first")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="play a captured device instead")
+    parser.add_argument("--chain", nargs="+", type=int, metavar="ID", help="play a chain of SunSpec models instead")
+    parser.add_argument("--unit", type=int, metavar="N", help="the unit of --map, --image or --chain (default 1)")
     add_control_options(parser)
     add_house_options(parser)
     add_time_options(parser)
     add_log_option(parser)
+
+
+def played(args: argparse.Namespace) -> dict[int, Unit]:
+    """Return the units that the options ask for; raises ValueError that says which option is wrong."""
+    if sum(option is not None for option in (args.map, args.image, args.chain)) > 1:
+        raise ValueError("--map, --image and --chain exclude each other")
+    try:
+        if args.map is not None:
+            return {args.unit or 1: unit_of(find(args.map, args.maps))}
+        if args.image is not None:
+            number, unit = image_of(args.image)
+            return {args.unit or number: unit}
+        if args.chain is not None:
+            return {args.unit or 1: chain_of(args.chain)}
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return units_of(args.units)
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -401,11 +403,13 @@ async def run(args: argparse.Namespace) -> int:
     clock = clock_from(args)
     house = house_from(args, house_start_ms(args, clock))
     log = ServedLog(args.log, clock)
-    server = InverterServer(units_of(args.units), lambda: house.at(clock.unix_ms()), log)
+    units = played(args)
+    server = InverterServer(units, lambda: house.at(clock.unix_ms()), log)
     control = control_from(args, clock.unix_ms)
     server.let_command(control)
     await server.start(args.host, args.port)
-    print(f"inverter at {args.host}:{server.port}, units: {', '.join(args.units)}", flush=True)  # noqa: T201  (a command line)
+    told = ", ".join(args.units) if units.keys() == {1, 2} else str(min(units))
+    print(f"inverter at {args.host}:{server.port}, units: {told}", flush=True)  # noqa: T201  (a command line)
     try:
         await fight(control, args.second_master)
     finally:

@@ -11,20 +11,38 @@ from drivers.api import Value
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """`add` minus `subtract`, all of one round; `optional` is added where it has a value, such as a second string.
+    """`add` minus `subtract`, all of one round; the `optional` ones of them may be missing, such as a second string.
 
-    There is no total when a value that is not optional was not read, and None when one has no value.
+    There is no total when another one was not read, and None when another one has no value. A total stands in for a
+    point of the same name that the device does not serve.
     """
 
     quantity: str
     add: tuple[str, ...] = ()
     subtract: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    least: Decimal | None = None
+    """A lower total is shown as this: losses would make PV negative at night."""
 
     @property
     def operands(self) -> tuple[str, ...]:
         """Everything the total is made of."""
-        return self.add + self.subtract + self.optional
+        return self.add + self.subtract
+
+    def of(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the total under its name; nothing where a needed part, or every part, was not read."""
+        if not all(name in values for name in self.operands if name not in self.optional):
+            return {}
+        if not any(name in values for name in self.operands):
+            return {}
+        signed = [(values.get(name), 1, name) for name in self.add]
+        signed += [(values.get(name), -1, name) for name in self.subtract]
+        parts = [(value, sign) for value, sign, name in signed if value is not None or name not in self.optional]
+        numbers = [value * sign for value, sign in parts if isinstance(value, int | Decimal)]
+        if not numbers or len(numbers) < len(parts):
+            return {self.quantity: None}
+        total = sum(numbers)
+        return {self.quantity: total if self.least is None else max(total, self.least)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +78,8 @@ class Derived:
             if rule.applies(values):
                 values |= dict.fromkeys(values.keys() & rule.values)
         for total in self.sums:
-            if total.quantity not in values and all(name in values for name in total.add + total.subtract):
-                values |= _total(total, values)
+            if values.get(total.quantity) is None:
+                values |= total.of(values)
         return {name: value for name, value in values.items() if name not in self.hidden} if self.hidden else values
 
 
@@ -69,14 +87,3 @@ def _scaled(value: Value, exponent: Value) -> Value:
     if not isinstance(value, int | Decimal) or not isinstance(exponent, int) or not -10 <= exponent <= 10:
         return None
     return value if exponent == 0 else Decimal(value).scaleb(exponent)
-
-
-def _total(total: Sum, values: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the total under its name; nothing where none of its parts was read."""
-    parts = [(values[name], 1) for name in total.add] + [(values[name], -1) for name in total.subtract]
-    spare = [values[name] for name in total.optional if name in values]
-    if not parts and not spare:
-        return {}
-    parts += [(value, 1) for value in spare if value is not None]
-    numbers = [value * sign for value, sign in parts if isinstance(value, int | Decimal)]
-    return {total.quantity: sum(numbers) if numbers and len(numbers) == len(parts) else None}

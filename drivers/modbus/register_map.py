@@ -129,6 +129,7 @@ class _SumTable(Table, frozen=True, forbid_unknown_fields=True):
     add: list[str] = msgspec.field(default_factory=list)
     subtract: list[str] = msgspec.field(default_factory=list)
     optional: list[str] = msgspec.field(default_factory=list)
+    least: Decimal | None = None
 
 
 class _WithheldTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -337,16 +338,19 @@ def _sums(table: _MapTable, points: Sequence[Point]) -> Iterator[Sum]:
     polls = {point.quantity: point.poll for point in points}
     for quantity, entry in table.sums.items():
         key = f"sums.{quantity}"
-        total = Sum(quantity, tuple(entry.add), tuple(entry.subtract), tuple(entry.optional))
-        if quantity in polls:
-            raise ConfigError(key, "is a point, too", "remove one of the two")
+        total = Sum(quantity, tuple(entry.add), tuple(entry.subtract), frozenset(entry.optional), entry.least)
         if quantity not in QUANTITIES and quantity not in table.quantities:
             raise ConfigError(key, "no such quantity", "use a name of the vocabulary or declare it under `quantities`")
         for name in total.operands:
             if name not in polls:
-                raise ConfigError(key, "no such point", "add points of this map", name)
+                raise ConfigError(key, "no such point or sum before this one", "add points of this map", name)
+        if stray := sorted(total.optional.difference(total.operands)):
+            raise ConfigError(f"{key}.optional", "neither added nor subtracted", "add it or remove it", stray[0])
         if not total.operands or len({polls[name] for name in total.operands}) > 1:
             raise ConfigError(key, "its parts are not read together", "give all of them the same `poll`")
+        if entry.least is not None and not entry.least.is_finite():
+            raise ConfigError(f"{key}.least", "not a number", "give the lowest total", str(entry.least))
+        polls.setdefault(quantity, polls[total.operands[0]])
         yield total
 
 

@@ -68,11 +68,11 @@ async def test_a_peers_client_walks_and_reads_the_sunspec_unit(noon):
             device.close()
 
     models, (watts, watt_hours, hertz, state, charge), serial, absent = await asyncio.to_thread(read)
-    assert models == [1, 101, 802]
+    assert models == [1, 101, 160, 802]
     assert serial == "SIM0000000002"
     assert absent == (None, None, None)
-    assert watts == balance.pv_w > 0
-    assert watt_hours == balance.pv_ws // 3600
+    assert watts == balance.pv_w + balance.battery_w > 0
+    assert watt_hours == (balance.pv_ws + balance.discharge_ws) // 3600
     assert 49.9 < hertz < 50.1
     assert state == 4
     assert charge == pytest.approx(balance.soc_permille / 10)
@@ -106,9 +106,9 @@ async def test_at_night_the_sun_is_gone_and_says_so():
 async def test_small_power_is_shown_with_another_scale_factor():
     balance = balance_at(NOON_MS)
     for pv_w, raw, factor in ((412, 4120, 0xFFFF), (4120, 4120, 0), (0, 0, 0)):
-        data, served = units_of()[2].read(40070 + 14, 2, replace(balance, pv_w=pv_w))
+        data, served = units_of()[2].read(40070 + 14, 2, replace(balance, pv_w=pv_w, battery_w=0))
         assert struct.unpack(">2H", data) == (raw, factor)
-        assert served == {"pv_power_w": pv_w}
+        assert served == {"ac_power_w": pv_w}
 
 
 @pytest.mark.parametrize(

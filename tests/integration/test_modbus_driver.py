@@ -13,7 +13,6 @@ from drivers import contract
 from drivers.api import ConfigError, Context, Event, LinkError, Sample
 from drivers.contract import DictMemory, FastClock, Rig
 from drivers.modbus import driver as driver_module
-from drivers.modbus import library
 from drivers.modbus.driver import create
 from simulators.clock import SimulatedClock
 from simulators.house import House
@@ -194,17 +193,6 @@ async def test_many_dead_units_do_not_take_the_link_from_the_one_that_answers(to
         await town.until(lambda: all(town.events(name) == ["device_lost"] for name in dead))
     assert town.events() == []
     assert len(opened) == 1
-
-
-@pytest.mark.parametrize("name", [*library.known(), "sunspec"])
-async def test_every_shipped_map_is_simulated_and_every_point_has_a_value(town, name):
-    unit = {"huawei_sun2000": 1, "sunspec": 2}[name]
-    async with town.running(town.build({"device": {"map": name, "unit": unit}})):
-        await town.until(lambda: town.samples("device"))
-    (sample, *_) = town.samples("device")
-    assert {quantity for quantity, value in sample.values.items() if value is None} <= {"battery_soh_percent"}
-    if name != "sunspec":
-        assert sample.values.keys() == {point.quantity for point in library.find(name).points}
 
 
 async def test_a_link_that_is_cut_is_left_and_opened_again(town):

@@ -63,7 +63,8 @@ def chain(*models, base=40000, end=True):
 
 def inverter(**at):
     body = [0xFFFF] * 50
-    body[31] = 0x8000  # TmpCab is signed
+    for signed in (29, 31, 32, 33, 34):  # DCW and the temperatures
+        body[signed] = 0x8000
     for name, word in {"W": 1000, "W_SF": 0, "WH_SF": 0, "V_SF": 0, "Hz_SF": 0, "Tmp_SF": 0, "St": 4, **at}.items():
         place = {"W": 14, "W_SF": 15, "V_SF": 13, "Hz_SF": 17, "WH_SF": 26, "Tmp_SF": 37, "St": 38}
         body[place[name] - 2] = word
@@ -77,14 +78,20 @@ def test_a_captured_kaco_is_walked_over_unknown_and_long_models():
     assert ids == [1, 103, 113, 120, 121, 122, 123, 126, 129, 130, 132, 135, 136, 160, 64204]
     assert found.identity["maker"] == "KACO new energy"
     assert found.identity["serial"].startswith("8.6TL0")
-    assert read(words, found.register_map()) == {
+    values = read(words, found.register_map())
+    assert len(values) > 25
+    told = {
+        "ac_power_w": expect["103.W"],
         "pv_power_w": expect["103.W"],
         "pv_energy_kwh": Decimal(expect["103.WH"]) / 1000,
         "ac_voltage_v": Decimal(str(expect["103.PhVphA"])),
         "ac_frequency_hz": Decimal(str(expect["103.Hz"])),
         "inverter_temperature_c": Decimal(str(expect["103.TmpCab"])),
         "inverter_state": "running",
+        "pv1_power_w": expect["160.module[0].DCW"],
+        "pv2_voltage_v": Decimal(str(expect["160.module[1].DCV"])),
     }
+    assert {name: values[name] for name in told} == told
 
 
 def test_a_captured_kaco_asleep_says_so():

@@ -1,0 +1,125 @@
+"""Every shipped map is played by the simulator and read back by the real driver: the house's values, names, signs."""
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from drivers.api import Context, Sample
+from drivers.contract import DictMemory, FastClock
+from drivers.modbus import library
+from drivers.modbus.driver import create
+from simulators.house import House
+from simulators.inverter import InverterServer
+from simulators.modbus_chains import chain_of
+from simulators.modbus_maps import unit_of
+
+NOON_MS = 1_780_239_600_000 + 12 * 3_600_000
+EVENING_MS = NOON_MS + 8 * 3_600_000
+MAPS = [name for name in library.known() if not library.find(name).is_sunspec]
+HYBRID_CHAINS = [(1, 101, 160, 124), (1, 113, 160, 203, 802), (1, 701, 714, 713, 213), (1, 102, 160, 802, 201, 204)]
+
+
+async def first_sample(unit, device_map, now, **device):
+    """What the real driver reads of a simulated unit."""
+    server = InverterServer({1: unit}, lambda: now)
+    await server.start()
+    line = {"host": "127.0.0.1", "port": server.port, "poll_s": 3600, "gap_ms": 0, "connect_delay_ms": 0}
+    driver = create(
+        Context("modbus", FastClock(), str), line | {"devices": {"inverter": {"map": device_map, **device}}}
+    )
+    arrived = asyncio.get_running_loop().create_future()
+
+    async def emit(item, remember=None):
+        del remember
+        if isinstance(item, Sample) and not arrived.done():
+            arrived.set_result(item)
+
+    task = asyncio.ensure_future(driver.run(emit, DictMemory()))
+    try:
+        async with asyncio.timeout(10):
+            return (await arrived).values, driver
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await server.close()
+
+
+def near(value, watt_seconds, step="0.1"):
+    return abs(value - Decimal(watt_seconds) / 3_600_000) <= Decimal(step)
+
+
+@pytest.mark.parametrize("at_ms", [NOON_MS, EVENING_MS], ids=["noon", "evening"])
+@pytest.mark.parametrize("name", MAPS)
+async def test_a_played_map_reads_back_as_the_house(name, at_ms):
+    now = House(seed=1).at(at_ms)
+    register_map = library.find(name)
+    values, driver = await first_sample(unit_of(register_map), name, now)
+    points = {point.quantity for point in register_map.points} - register_map.derived.hidden
+    assert values.keys() == points | {total.quantity for total in register_map.derived.sums}
+    assert driver.status()["devices"]["inverter"]["refused"] == {}
+    told = {
+        "pv_power_w": now.pv_w,
+        "battery_power_w": now.battery_w,
+        "grid_power_w": now.grid_w,
+        "load_power_w": now.load_w,
+        "ac_power_w": now.pv_w + now.battery_w,
+        "battery_soc_percent": Decimal(now.soc_permille) / 10,
+    }
+    resolution = 10 if name.endswith("_hv") else 1
+    for quantity in told.keys() & values.keys():
+        assert abs(Decimal(str(values[quantity])) - told[quantity]) < resolution, quantity
+    energies = {
+        "pv_energy_kwh": now.pv_ws,
+        "import_energy_kwh": now.import_ws,
+        "export_energy_kwh": now.export_ws,
+        "battery_charge_energy_kwh": now.charge_ws,
+        "battery_discharge_energy_kwh": now.discharge_ws,
+    }
+    for quantity in energies.keys() & values.keys():
+        assert near(values[quantity], energies[quantity]), quantity
+    assert {"battery_power_w", "battery_soc_percent", "pv_power_w"} <= values.keys()
+
+
+@pytest.mark.parametrize("chain", HYBRID_CHAINS, ids=lambda chain: "-".join(map(str, chain)))
+async def test_a_played_chain_of_models_reads_back_as_the_house(chain):
+    now = House(seed=1).at(NOON_MS)
+    values, driver = await first_sample(chain_of(chain), "sunspec", now)
+    assert values["ac_power_w"] == now.pv_w + now.battery_w
+    assert values["pv_power_w"] == now.pv_w == values["pv1_power_w"]
+    assert values["battery_soc_percent"] == Decimal(now.soc_permille) / 10
+    assert (values["ac_frequency_hz"], values["ac_voltage_v"], values["inverter_state"]) == (50, 202, "running")
+    assert near(values["pv_energy_kwh"], now.pv_ws, "0.001")
+    if {201, 203, 213} & set(chain):
+        assert values["grid_power_w"] == now.grid_w
+        assert near(values["import_energy_kwh"], now.import_ws, "0.01" if 213 in chain else "0.001")
+    if 204 in chain:
+        assert values["meter2_power_w"] == now.grid_w
+        assert driver.describe()["inverter"]["quantities"]["meter2_power_w"]["unit"] == "W"
+
+
+async def test_an_inverter_without_storage_calls_its_output_pv():
+    now = House(seed=1).at(NOON_MS)
+    values, _ = await first_sample(chain_of((1, 103)), "sunspec", now)
+    assert values["pv_power_w"] == values["ac_power_w"] == now.pv_w + now.battery_w
+
+
+@pytest.mark.parametrize("chain", [(1, 101, 120, 121, 122, 123, 124, 160, 203), (1, 701, 702, 703, 704, 713, 714)])
+async def test_a_peers_client_reads_a_played_chain(chain):
+    client = pytest.importorskip("sunspec2.modbus.client")
+    now = House(seed=1).at(NOON_MS)
+    server = InverterServer({1: chain_of(chain)}, lambda: now)
+    await server.start()
+
+    def read():
+        device = client.SunSpecModbusClientDeviceTCP(slave_id=1, ipaddr="127.0.0.1", ipport=server.port, timeout=2)
+        try:
+            device.scan(delay=0)
+            return [key for key in device.models if isinstance(key, int)], device.models[chain[1]][0].W.cvalue
+        finally:
+            device.close()
+
+    try:
+        assert await asyncio.to_thread(read) == (list(chain), now.pv_w + now.battery_w)
+    finally:
+        await server.close()
