@@ -30,6 +30,7 @@ _CHANNELS = 28
 _JOIN_S = 4.0
 _JOIN_FAILS_S = 38.0
 _ECHO_REGISTER, _CHANNEL_REGISTER, _PAN_REGISTER, _PAIR_REGISTER, _RSSI_REGISTER = 0xFE, 0x02, 0x03, 0x0A, 0xA2
+_LIMIT_REGISTER, _SENT_REGISTER = 0xFB, 0xFD
 
 _VERSIONS = {"a1": "1.2.10", "c2": "1.5.2"}
 _DEFAULTS = {
@@ -45,8 +46,8 @@ _DEFAULTS = {
     0xA1: "1",
     _RSSI_REGISTER: "0",  # A1 takes it and adds no word: clients set it without asking which module they have
     0xF0: "0",
-    0xFB: "0",
-    0xFD: "00000000",
+    _LIMIT_REGISTER: "0",
+    _SENT_REGISTER: "00000000",
     _ECHO_REGISTER: "1",
     0xFF: "0",
 }
@@ -64,6 +65,15 @@ class Peer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The meter of another house in range: its beacons are heard, and it lets nobody of ours in."""
+
+    mac: str = "001C640003CDFFFE"
+    lqi: int = 0xF0
+    pair_id: str = "01234567"
+
+
+@dataclass(frozen=True, slots=True)
 class Radio:
     """How the air behaves, and what the meter's owner wrote on the credentials' letter."""
 
@@ -72,6 +82,11 @@ class Radio:
     radio_time: float = 0.0
     loss: float = 0.0
     latency_s: float = 0.0
+    expires_s: float | None = None  # a session's lifetime, after which the dongle authenticates again by itself
+    renews: bool = True  # whether that succeeds
+    transmit_ms: int = 360_000  # in an hour, by ARIB STD-T108; then the dongle drops what it is told to send
+    rest_s: float = 600.0  # until it may send again
+    neighbour: Neighbour | None = None
 
 
 class CommandError(Exception):
@@ -105,6 +120,8 @@ class Dongle:
         self._binary = binary
         self._buffer = bytearray()
         self._activity: asyncio.Task[None] | None = None
+        self._lifetime: asyncio.Task[None] | None = None
+        self._resting: asyncio.Task[None] | None = None
         self._power_up()
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "SKVER": lambda _: self._ok(f"EVER {self._version}"),
@@ -153,6 +170,11 @@ class Dongle:
         """Say whether a datagram is lost in the air, by the seed."""
         return self._chance.random() < self._radio.loss
 
+    def restart(self) -> None:
+        """Start anew by itself, as a module does on a dip of its supply: silently, and with nothing kept in RAM."""
+        self._buffer.clear()
+        self._power_up()
+
     def power_off(self) -> None:
         """Stop what runs on the air; nothing is said any more."""
         self._power_up()
@@ -163,9 +185,11 @@ class Dongle:
         self._id = ""
         self._password = ""
         self._registers = dict(_DEFAULTS)
-        if self._activity is not None:
-            self._activity.cancel()
-            self._activity = None
+        self._sent_ms = 0.0
+        for task in (self._activity, self._lifetime, self._resting):
+            if task is not None:
+                task.cancel()
+        self._activity = self._lifetime = self._resting = None
 
     def _next_command(self) -> bool:
         """Take one command off the buffer; False when it is not complete yet."""
@@ -263,21 +287,24 @@ class Dongle:
         await asyncio.sleep(dwell_s * heard_at)
         if mode == 2 and self._registers[_PAIR_REGISTER] == self._radio.route_b_id[-8:] and not self.lost():
             self._event(0x20, DONGLE_ADDRESS)
-            self._beacon()
+            self._beacon(METER_MAC, PAN_ID, LQI, self._radio.route_b_id[-8:])
+        if (other := self._radio.neighbour) is not None:  # as a module without the filter for pairing IDs hears it
+            self._event(0x20, DONGLE_ADDRESS)
+            self._beacon(other.mac, int(other.mac[-4:], 16), other.lqi, other.pair_id)
         await asyncio.sleep(dwell_s * (1 - heard_at))
         self._event(0x22, DONGLE_ADDRESS)
 
-    def _beacon(self) -> None:
+    def _beacon(self, mac: str, pan_id: int, lqi: int, pair_id: str) -> None:
         side = [] if self._a1 else ["  Side:0"]
         self._line(
             "EPANDESC",
             f"  Channel:{CHANNEL:02X}",
             "  Channel Page:09",
-            f"  Pan ID:{PAN_ID:04X}",
-            f"  Addr:{METER_MAC}",
-            f"  LQI:{LQI:02X}",
+            f"  Pan ID:{pan_id:04X}",
+            f"  Addr:{mac}",
+            f"  LQI:{lqi:02X}",
             *side,
-            f"  PairID:{self._radio.route_b_id[-8:]}",
+            f"  PairID:{pair_id}",
         )
 
     def _link_local(self, words: list[str]) -> None:
@@ -334,10 +361,29 @@ class Dongle:
         if not known:
             self.end_session(0x24)
             return
-        self.session = True
+        self._begin_session()
         self._event(0x25, address)
         if self.peer is not None:
             self.peer.joined()
+
+    def _begin_session(self) -> None:
+        self.session = True
+        if self._radio.expires_s is not None:
+            if self._lifetime is not None:
+                self._lifetime.cancel()
+            self._lifetime = self._group.create_task(self._expire(self._radio.expires_s), name="lifetime")
+
+    async def _expire(self, lifetime_s: float) -> None:
+        """Say each time the session expires, then authenticate again as register S17 has it."""
+        while self.session:
+            await asyncio.sleep(lifetime_s)
+            self.session = False
+            self._event(0x29, METER_ADDRESS)
+            for frame in self._pana():
+                await asyncio.sleep(_JOIN_S / 5 * self._radio.radio_time)
+                self._datagram(frame, 0x02CC, secured=False)
+            self.session = self._radio.renews
+            self._event(0x25 if self._radio.renews else 0x24, METER_ADDRESS)
 
     def _in_range(self, address: str) -> bool:
         registers = self._registers
@@ -416,11 +462,29 @@ class Dongle:
         return address.upper(), _hex(length, 4)
 
     def _transmit(self, address: str, data: bytes) -> None:
-        reached = self.session and address == METER_ADDRESS
+        reached = self.session and address == METER_ADDRESS and self._resting is None
         self._event(0x21, address, 0x00 if reached else 0x01)
         self._ok()
+        self._account(len(data))
         if reached and self.peer is not None and not self.lost():
             self.peer.heard(data)
+
+    def _account(self, size: int) -> None:
+        """Add a datagram to the transmit time (100 kbit/s, 60 bytes of heads); say when the hour's time is used up."""
+        if self._resting is not None:
+            return
+        self._sent_ms += (size + 60) * 8 / 100
+        self._registers[_SENT_REGISTER] = f"{int(self._sent_ms):08X}"
+        if self._sent_ms >= self._radio.transmit_ms:
+            self._registers[_LIMIT_REGISTER] = "1"
+            self._event(0x32, METER_ADDRESS)
+            self._resting = self._group.create_task(self._rest(), name="rest")
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(self._radio.rest_s)
+        self._sent_ms, self._resting = 0.0, None
+        self._registers |= {_SENT_REGISTER: "00000000", _LIMIT_REGISTER: "0"}
+        self._event(0x33, METER_ADDRESS)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         if self._activity is not None and not self._activity.done():
