@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drivers.api import ConfigError, DriverError
 
 if TYPE_CHECKING:
+    from edge_agent.box import AgentBox
     from edge_agent.config import Configuration
 
 READ_WITHIN_S = 90.0
@@ -68,7 +69,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         ("run", "serve the devices of CONFIG until stopped", _run),
         ("check", "check CONFIG without opening anything", _check),
         ("read", "read each device once and show its values", _read),
-        ("doctor", "look at the box and say what to do", _doctor),
+        ("doctor", "look at the box and its devices and say what to do", _doctor),
     ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file such as configs/house.yaml")
@@ -77,6 +78,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
             _add_json(command)
         if name == "read":
             command.add_argument("devices", metavar="DEVICE", nargs="*", help="only these devices")
+        if name in {"read", "doctor"}:
             command.add_argument(
                 "--timeout", type=float, default=READ_WITHIN_S, metavar="S", help="wait at most S seconds"
             )
@@ -115,7 +117,7 @@ def _add_foreign(commands: Any, words: list[str]) -> None:
             command = registry.load(registry.COMMANDS, name)
             parser = commands.add_parser(name, help=command.help, description=command.help)
             command.configure(parser)
-            parser.set_defaults(run=command.run)
+            parser.set_defaults(run=command.run, box=_box)
         else:
             commands.add_parser(name, help=f"brought by a driver; see edge-agent {name} --help", add_help=False)
 
@@ -127,6 +129,15 @@ def _load(path: Path) -> Configuration:
         return config.load(path)
     except ConfigError as error:
         raise _in_file(path, error) from error
+
+
+def _box(path: Path) -> AgentBox:
+    """Return the box of a configuration, for a command that a driver brings."""
+    from edge_agent import box, logs
+
+    configuration = _load(path)
+    logs.set_up(logs.LogSettings(level="error"))
+    return box.AgentBox(configuration)
 
 
 def _in_file(path: Path, error: ConfigError) -> ConfigError:
@@ -222,9 +233,10 @@ def _doctor(parsed: argparse.Namespace) -> int:
     configuration = _load(parsed.config)
     from dataclasses import asdict
 
-    from edge_agent import doctor
+    from edge_agent import doctor, logs
 
-    checks = asyncio.run(doctor.examine(configuration))
+    logs.set_up(logs.LogSettings(level="error"))
+    checks = asyncio.run(doctor.examine(configuration, parsed.timeout, _complain))
     if parsed.json:
         _print_json([asdict(check) for check in checks])
     else:

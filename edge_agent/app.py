@@ -20,6 +20,7 @@ from edge_agent import config, control, health, notify, registry, wire
 from edge_agent.clock import SystemClock, iso_time
 from edge_agent.config import AGENT, Configuration
 from edge_agent.control import Desk
+from edge_agent.logs import SECRETS
 from edge_agent.now import LastValues
 from edge_agent.outbox import Outbox
 from edge_agent.supervisor import Supervisor
@@ -48,7 +49,8 @@ class Agent:
         self.configuration = configuration
         self.clock = SystemClock(document.clock, document.simulation, on_change=partial(self._accept, AGENT))
         self.outbox = Outbox.open(configuration.outbox_path, document.gateway.id, self.clock, document.outbox)
-        self.desk = Desk(self._handlers(), self._driver_command, self._real_unix_ms)
+        local = {"hand_over": self._take_secret}
+        self.desk = Desk(self._handlers(), self._driver_command, self._real_unix_ms, local)
         self.uplink = Uplink(
             document.gateway.id,
             document.mqtt,
@@ -56,11 +58,12 @@ class Agent:
             self.clock,
             area=document.gateway.area,
             version=metadata.version("edge-gateway"),
-            secret=configuration.secret,
+            secret=self._secret,
             on_command=self.desk.answer,
             on_town=self._hear,
         )
         self.pulse = notify.Pulse(time.monotonic)
+        self.clock.on_beat = self.outbox.on_beat = self.uplink.on_beat = self.pulse.tick
         self.last = LastValues()
         self.supervisors: dict[str, Supervisor] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -72,6 +75,12 @@ class Agent:
         self._meta_due = asyncio.Event()
         self._stopping = asyncio.Event()
         self._reload_due = asyncio.Event()
+        self._renewal_due = asyncio.Event()
+        self._renewals: dict[str, asyncio.Future[None]] = {}
+        """Drivers to be built again, and who waits for it."""
+        self._handed: dict[str, str] = {}
+        """Secrets that a person has handed over and that this process cannot read from a file."""
+        self._secret_users: dict[str, set[str]] = {}
         self._reason = "stopped"
         self._accepting = 0
 
@@ -100,6 +109,7 @@ class Agent:
                     ("meta", self._publish_meta()),
                     ("notify", notify.keep_alive(self.pulse)),
                     ("reload", self._reload_when_asked(tasks)),
+                    ("renewal", self._renew_when_asked(tasks)),
                 )
             ]
             lost = self.outbox.memory(AGENT).get("lost")
@@ -135,11 +145,16 @@ class Agent:
         self._running[name] = tasks.create_task(life, name=f"driver {name}")
 
     def _build(self, name: str) -> Driver:
-        driver = self.configuration.build(name, self.clock)
+        driver = self.configuration.build(name, self.clock, partial(self._secret, user=name))
         if errors := config.claim(name, tuple(driver.devices), self._owners):
             self._disown(name)
             raise errors[0]
         return driver
+
+    def _secret(self, name: str, user: str = AGENT) -> str:
+        """Return a secret and remember who uses it; what a person has handed over counts first."""
+        self._secret_users.setdefault(name, set()).add(user)
+        return self._handed[name] if name in self._handed else self.configuration.secret(name)
 
     def _disown(self, name: str) -> None:
         self._owners = {device: owner for device, owner in self._owners.items() if owner != name}
@@ -220,13 +235,15 @@ class Agent:
     def meta(self) -> wire.Meta:
         """Return what the gateway is and what its quantities mean."""
         document = self._document
-        known = registry.vocabulary(table.get("driver", "") for table in document.drivers.values())
+        devices = self._devices()
+        shared = registry.vocabulary(table.get("driver", "") for table in document.drivers.values())
+        known = registry.described(devices) | shared
         return wire.Meta(
             gateway=document.gateway.id,
             site=document.gateway.site,
             area=document.gateway.area,
             roles=document.roles.named(),
-            devices=self._devices(),
+            devices=devices,
             quantities={
                 name: {key: value for key, value in asdict(quantity).items() if value is not None and key != "name"}
                 for name in self._seen
@@ -312,10 +329,15 @@ class Agent:
         reading = self.last.reading(device, self.clock.boot_ms())
         if reading is None:
             owner = self.supervisors.get(self._owners[device])
-            reason = self.last.lost.get(device) or (owner.error if owner else None) or "has not answered yet"
-            return {"device": device, "error": reason}
+            known = owner.error if owner else None
+            if owner and owner.state == "waiting_for_credentials":
+                return {"device": device, "error": known, "state": owner.state}
+            return {"device": device, "error": self.last.lost.get(device) or known or "has not answered yet"}
         quality = {"clock": self.clock.quality(), "age_s": (self.clock.boot_ms() - reading.at_ms) / 1000}
-        return {"device": device, "time": self._time(reading.at_ms), "values": reading.values, "quality": quality}
+        told = {"device": device, "time": self._time(reading.at_ms), "values": reading.values, "quality": quality}
+        owner = self.supervisors.get(self._owners[device])
+        own = owner.describe().get(device, {}).get("quantities") if owner else None
+        return told | ({"quantities": own} if own else {})
 
     async def _driver_command(self, name: str, arguments: Mapping[str, Json]) -> Any:
         """Carry out `driver.command`."""
@@ -328,7 +350,38 @@ class Agent:
         """Return real UTC: who sends commands does not live in simulated time."""
         return time.time_ns() // 1_000_000 if self._document.simulation else self.clock.unix_ms()
 
+    async def _take_secret(self, arguments: Mapping[str, Json]) -> Any:
+        """Use a secret that a person has typed, and build the drivers anew that need it; returns their names."""
+        name, text = arguments.get("secret"), arguments.get("text")
+        if not isinstance(name, str) or not isinstance(text, str) or not text or len(text) > config.MAX_SECRET_BYTES:
+            raise RefusedError("secret (its name) and text are missing")
+        SECRETS.add(text)
+        self._handed[name] = text
+        with contextlib.suppress(ConfigError):
+            if self.configuration.secret(name) == text:  # the file says the same, also next time
+                del self._handed[name]
+        users = sorted(self._secret_users.get(name, set()) & self.supervisors.keys())
+        waiting = [self._renewals.setdefault(user, asyncio.get_running_loop().create_future()) for user in users]
+        self._renewal_due.set()
+        await asyncio.gather(*(asyncio.shield(renewed) for renewed in waiting))
+        return users
+
     # Starting, reloading, leaving
+
+    async def _renew_when_asked(self, tasks: asyncio.TaskGroup) -> None:
+        """Build drivers again whose secrets have changed."""
+        while True:
+            await self._renewal_due.wait()
+            self._renewal_due.clear()
+            renewals, self._renewals = self._renewals, {}
+            await self._end_drivers(names := list(renewals))
+            for name in names:
+                self._disown(name)
+                self.supervisors.pop(name, None)
+            self._start_drivers(tasks)
+            for renewed in renewals.values():
+                renewed.set_result(None)
+            log.info("new credentials are in use by: %s", ", ".join(names))
 
     async def _remember_devices(self) -> None:
         """Clear the retained last values of devices that left the configuration, also while the agent was down."""
@@ -357,7 +410,8 @@ class Agent:
         changed = [
             name
             for name, supervisor in self.supervisors.items()
-            if fresh.document.drivers.get(name) != former.get(name) or supervisor.state == "off"
+            if fresh.document.drivers.get(name) != former.get(name)
+            or supervisor.state in {"off", "waiting_for_credentials"}
         ]
         if _rest(fresh.document) != _rest(self._document):
             log.warning("changes outside drivers, roles and site take effect when the agent is started again")

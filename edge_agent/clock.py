@@ -27,6 +27,8 @@ TIMESYNC = Path("/run/systemd/timesync/synchronized")
 STEP_MS = 250
 """A change of the offset beyond this is a step; slewing and reading jitter stay far below."""
 WATCH_S = 1.0
+BEAT_S = 20.0
+"""The watch over the clock promises a sign of life this often; writing down a step may take the outbox a while."""
 STA_UNSYNC = 0x40
 """adjtimex(2): the kernel's own word that nobody steers the clock."""
 
@@ -91,6 +93,7 @@ class SystemClock:
         self._settings = settings or ClockSettings()
         self._simulation = _Simulation(simulation.timescale()) if simulation else None
         self.on_change = on_change
+        self.on_beat: Callable[[str, float], None] = lambda _name, _within_s: None
         self.boot = self._simulation.boot if self._simulation else kernel_boot()
         """Names the stretch of time in which `boot_ms` grows without a break."""
         self._synced_once = False
@@ -132,6 +135,7 @@ class SystemClock:
     async def run(self) -> None:
         """Watch the clock for ever; an offset found or stepped is told to `on_change` as a `clock_offset` event."""
         while True:
+            self.on_beat("clock", BEAT_S)
             self.look()
             if (event := self.change()) is not None and self.on_change is not None:
                 await self.on_change(event)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from drivers.api import Clock, ConfigError, Context, Driver
+from drivers.api import Awaits, Clock, ConfigError, Context, CredentialsError, Driver
 from drivers.settings import MAX_TEXT_BYTES, Table, convert, load_yaml
 from edge_agent import registry, wire
 from edge_agent.clock import ClockSettings, SimulationSettings
@@ -27,6 +27,8 @@ AGENT = "gateway"
 SYSTEM_RUNTIME_DIRECTORY = "/run/edge-agent"
 """Where the shipped unit's agent listens; a command typed by a person looks there too."""
 
+SYSTEM_CREDENTIALS = Path("/etc/credstore")
+"""Where systemd finds what the shipped unit loads (`LoadCredential=NAME:edge-gateway.NAME`)."""
 _SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _DRIVER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -70,11 +72,6 @@ class Document(Table, frozen=True):
 
 class MissingSecretError(ConfigError):
     """A secret is not on this machine; a configuration can be right without it, a running driver cannot."""
-
-    def under(self, prefix: str) -> MissingSecretError:
-        """Return the same error with its key placed below `prefix`."""
-        placed = super().under(prefix)
-        return MissingSecretError(placed.key, placed.problem, placed.remedy, placed.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +140,7 @@ def load(path: Path) -> Configuration:
     _check_gateway(document.gateway)
     _check_folders(document)
     _below("mqtt", document.mqtt.check)
+    _below("outbox", document.outbox.check)
     if document.simulation is not None:
         _below("simulation", document.simulation.timescale)
     for name in document.drivers:
@@ -199,10 +197,17 @@ def check(configuration: Configuration, clock: Clock) -> list[Finding]:
             findings.append(Finding(error.under(f"drivers.{name}")))
             whole = False
             continue
+        if isinstance(driver, Awaits) and (awaited := driver.awaits()) is not None:
+            findings.append(Finding(_waiting(awaited).under(f"drivers.{name}"), warning=True))
         findings += [Finding(error.under(f"drivers.{name}")) for error in claim(name, driver.devices, owners)]
     if whole:
         findings += [Finding(error) for error in role_errors(configuration.document.roles, owners)]
     return findings
+
+
+def _waiting(awaited: CredentialsError) -> CredentialsError:
+    problem = f"認証情報待ち / waiting for credentials: {awaited.problem}"
+    return type(awaited)(awaited.key, problem, awaited.remedy, awaited.value)
 
 
 def claim(name: str, devices: tuple[str, ...], owners: dict[str, str]) -> list[ConfigError]:
@@ -250,6 +255,43 @@ def read_secret(name: str, folders: list[Path]) -> str:
         raise MissingSecretError("", "the secret has no folder to be in", "set secrets_directory", name)
     places = " or ".join(map(str, folders))
     raise MissingSecretError("", f"the secret is not in {places}", "put it into a file of that name there", name)
+
+
+def store_secret(name: str, text: str, secrets_directory: str | None) -> Path:
+    """Write a secret for the agent's next start, whole or not at all, for its owner alone; raises OSError."""
+    if not _SECRET_NAME.fullmatch(name):
+        raise ConfigError("", "not the name of a secret", "use a file's name without a folder", name)
+    if secrets_directory is None:
+        folder, file = SYSTEM_CREDENTIALS, f"edge-gateway.{name}"
+    else:
+        folder, file = Path(secrets_directory), name
+    if not folder.exists():
+        folder.mkdir(parents=True, mode=0o700)
+    unfinished = folder / f".{file}.{os.getpid()}"
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as written:
+            if os.geteuid() == 0:  # typed with sudo; the agent must still be able to read its own folder
+                owner = folder.stat()
+                os.fchown(written.fileno(), owner.st_uid, owner.st_gid)
+            written.write(text + "\n")
+            written.flush()
+            os.fsync(written.fileno())
+        unfinished.replace(folder / file)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    return folder / file
+
+
+def _sync(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _secret_text(name: str, raw: bytes) -> str:

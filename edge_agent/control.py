@@ -57,19 +57,29 @@ _answers = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 class Desk:
-    """Carries out commands, the same way whoever sent them; `now_ms` is real unix time, None while unknown."""
+    """Carries out commands, the same way whoever sent them; `now_ms` is real unix time, None while unknown.
 
-    def __init__(self, handlers: Mapping[str, Handler], fallback: Fallback, now_ms: Callable[[], int | None]) -> None:
+    `local` ones are for a person at the box alone.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        fallback: Fallback,
+        now_ms: Callable[[], int | None],
+        local: Mapping[str, Handler] | None = None,
+    ) -> None:
         self._handlers = handlers
+        self._local = local or {}
         self._fallback = fallback
         self._now_ms = now_ms
         self._answered: dict[str, tuple[float, asyncio.Future[wire.Response]]] = {}
 
-    async def carry_out(self, name: str, arguments: Mapping[str, Json]) -> Any:
+    async def carry_out(self, name: str, arguments: Mapping[str, Json], *, at_the_box: bool = False) -> Any:
         """Return a command's result; raises DriverError when it was not carried out."""
         try:
             async with asyncio.timeout(CARRY_OUT_S):
-                handler = self._handlers.get(name)
+                handler = (self._local.get(name) if at_the_box else None) or self._handlers.get(name)
                 result = await (handler(arguments) if handler else self._fallback(name, arguments))
         except TimeoutError as error:
             raise LinkError(f"{name} was not done within {CARRY_OUT_S:.0f} s") from error
@@ -236,7 +246,7 @@ async def _answer(line: bytes, desk: Desk) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _refusal(f"not a request: {error}")
     try:
-        result = await desk.carry_out(request.command, request.arguments)
+        result = await desk.carry_out(request.command, request.arguments, at_the_box=True)
     except DriverError as error:
         return _refusal(str(error))
     return wire.encode({"ok": True, "result": result}) + b"\n"

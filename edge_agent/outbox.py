@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from drivers.api import Event, Json, Memory, Sample
+from drivers.api import ConfigError, Event, Json, Memory, Sample
 from drivers.settings import Table
 from edge_agent.batches import Key, Numbered, form
 from edge_agent.clock import boottime_s, kernel_boot
@@ -29,10 +29,11 @@ from edge_agent.store import (
     export,
     is_corrupt,
     move_aside,
+    remembered,
     stat,
 )
 
-__all__ = ["Outbox", "OutboxSettings", "export", "stat"]
+__all__ = ["Outbox", "OutboxSettings", "export", "remembered", "stat"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ CLOSE_S = 2.0
 """A batch closes this long after its first row."""
 WRITE_AFTER_SILENT_S = 2.0
 """While the aggregator does not answer, telemetry waits off the disk no longer than this."""
+KEEPER_S = 20.0
+"""The keeper looks after the outbox at least this often, so that a stuck one shows."""
 DELETE_AFTER_S = 60.0
 """Acknowledged batches leave the disk with the next write, or this long after the last acknowledgement."""
 MAX_UNDELETED = 5000
@@ -62,6 +65,13 @@ class OutboxSettings(Table, frozen=True):
 
     limit_mib: int = 256
     write_after: float = 10.0
+
+    def check(self) -> None:
+        """Raise ConfigError for values out of range."""
+        for key, least, most in (("limit_mib", 1, 1024 * 1024), ("write_after", 0, 600)):
+            value = getattr(self, key)
+            if not least <= value <= most:
+                raise ConfigError(key, f"not within {least} to {most}", "correct the value", value)
 
 
 @dataclass(slots=True)
@@ -99,6 +109,8 @@ class Outbox:
         self.intake = Intake(clock)
         self.on_closed: Callable[[Numbered], None] | None = None
         """Told of each new batch once it may be sent; called at once, must return at once."""
+        self.on_beat: Callable[[str, float], None] = lambda _name, _within_s: None
+        """Told that the keeper lives, and within how many seconds it will say so again."""
         self._answering = False
         self._held: dict[Key, _Held] = {}
         self._held_bytes = 0
@@ -251,10 +263,11 @@ class Outbox:
         """Close, write, delete and make room in time, for ever."""
         while True:
             self._wake.clear()
+            self.on_beat("outbox keeper", KEEPER_S)
             await self.upkeep()
             delay_s = self._next_s() - self._now_s()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.01, delay_s)):
+                async with asyncio.timeout(min(KEEPER_S, max(0.01, delay_s))):
                     await self._wake.wait()
 
     async def upkeep(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module, metadata
@@ -75,6 +76,19 @@ def build(table: Mapping[str, Any], context: Context) -> Driver:
         raise ConfigError("driver", "missing", f"name one of: {', '.join(names(DRIVERS))}", named)
     create: Callable[[Context, Mapping[str, Any]], Driver] = load(DRIVERS, named)
     return create(context, {key: value for key, value in table.items() if key != "driver"})
+
+
+def described(devices: Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
+    """Return the quantities that drivers describe with their devices (`quantities`), as a register map may declare."""
+    import msgspec  # noqa: PLC0415  (the general help needs this module, and must come at once)
+
+    found: dict[str, Quantity] = {}
+    for device in devices.values():
+        own = device.get("quantities")
+        for name, entry in own.items() if isinstance(own, Mapping) else ():
+            with contextlib.suppress(msgspec.ValidationError, TypeError):
+                found[name] = msgspec.convert({**entry, "name": name}, Quantity)
+    return found
 
 
 def vocabulary(drivers: Iterable[str]) -> dict[str, Quantity]:

@@ -345,6 +345,12 @@ def export(path: Path) -> Iterator[bytes]:
             yield msgspec.json.encode({"gateway": gateway, "topic": TOPICS[topic], "batch": msgspec.Raw(body)})
 
 
+def remembered(path: Path, driver: str) -> dict[str, str]:
+    """Return one driver's memory as key → JSON text; reads only; raises sqlite3.Error, OSError."""
+    with closing(_read_only(path)) as db:
+        return dict(db.execute("SELECT key, value FROM memory WHERE driver = ?", (driver,)).fetchall())
+
+
 def _read_only(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no outbox here")

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from drivers.api import (
+    Awaits,
     Commands,
     ConfigError,
+    CredentialsError,
     Describes,
     Driver,
     DriverError,
@@ -20,6 +22,7 @@ from drivers.api import (
     LinkError,
     MalformedError,
     Memory,
+    RefusedCredentialsError,
     RefusedError,
     Reports,
     Sample,
@@ -29,12 +32,16 @@ from edge_agent.backoff import Backoff, spread
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-State: TypeAlias = Literal["starting", "running", "waiting", "refused", "off"]
+State: TypeAlias = Literal["starting", "running", "waiting", "refused", "waiting_for_credentials", "off"]
 
 STEADY_S = 60.0
 """A run that lasted this long was a success: the next failure waits shortly again."""
 REFUSED_S = 300.0
 """A device that said no is asked this seldom: a wrong password tried often locks the account at the utility."""
+MISSING_CREDENTIALS_S = 60.0
+"""How often it is looked whether credentials have come by another way than a command."""
+REFUSED_CREDENTIALS_S = 3600.0
+"""A power company may begin the service after it has sent the letter: refused credentials can become right."""
 
 
 class BugError(Exception):
@@ -84,13 +91,20 @@ class Supervisor:
             started, self.state = loop.time(), "running"
             error = await self._one_run(self.driver, emit, memory)
             await lost(_said(error))
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError) and not isinstance(error, CredentialsError):
                 self._off(error)
                 await asyncio.Event().wait()
             if loop.time() - started >= STEADY_S:
                 pauses = backoff.waits()
             self._report(error)
-            await asyncio.sleep(spread(REFUSED_S, 0.1) if isinstance(error, RefusedError) else next(pauses))
+            await asyncio.sleep(_pause_s(error) or next(pauses))
+
+    @property
+    def awaited(self) -> CredentialsError | None:
+        """What a person has not given yet, as the driver says."""
+        if not isinstance(self.driver, Awaits):
+            return None
+        return self._guarded("awaits", lambda found: found, self.driver.awaits)
 
     def describe(self) -> dict[str, Mapping[str, Json]]:
         """Return what the driver knows of its devices now."""
@@ -179,13 +193,26 @@ class Supervisor:
         self.state = "waiting"
         if isinstance(error, RefusedError):
             self.state, self.refused = "refused", self.error
+        if isinstance(error, CredentialsError):
+            self.state = "waiting_for_credentials"
         known, self._failing = self._failing == kind, kind
         if known:
             log.debug("driver %s failed again: %s", self.name, self.error)
+        elif isinstance(error, CredentialsError):
+            log.warning("driver %s waits for credentials: %s", self.name, self.error)
         elif isinstance(error, DriverError):
             log.warning("driver %s failed: %s", self.name, self.error)
         else:
             log.error("driver %s has a bug", self.name, exc_info=error)
+
+
+def _pause_s(error: BaseException) -> float | None:
+    """Return how long to wait after an error that has a wait of its own."""
+    if isinstance(error, RefusedCredentialsError):
+        return spread(REFUSED_CREDENTIALS_S, 0.1)
+    if isinstance(error, CredentialsError):
+        return spread(MISSING_CREDENTIALS_S, 0.1)
+    return spread(REFUSED_S, 0.1) if isinstance(error, RefusedError) else None
 
 
 def _leaf(error: BaseException) -> BaseException:

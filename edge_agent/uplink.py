@@ -43,6 +43,8 @@ BACKFILL_AFTER_S = (0.2, 2.0)
 LIVE_QUEUE = 32
 GREET_S = 20.0
 GOODBYE_S = 2.0
+BEAT_S = 60.0
+"""Nothing the uplink does without a sign of life takes longer, be it a connection attempt or a full window."""
 OVERHEAD_BYTES = 256
 """Topic and headers of a publish, at most."""
 ENVELOPE_BYTES = 32
@@ -102,6 +104,7 @@ class Uplink:
         self._refusing = False
         self._counts = dict.fromkeys(("connects", "published", "backfilled", "acknowledged", "refused"), 0)
         self._error = ""
+        self.on_beat: Callable[[str, float], None] = lambda _name, _within_s: None
         outbox.on_closed = self._closed
 
     async def run(self) -> None:
@@ -168,6 +171,7 @@ class Uplink:
         waits = backoff.waits()
         while not self._stopping.is_set():
             started_s = self._now_s()
+            self.on_beat("uplink", BEAT_S)
             try:
                 await self._serve()
             except DriverError as error:
@@ -175,6 +179,7 @@ class Uplink:
             if self._now_s() - started_s > STEADY_S:
                 waits = backoff.waits()
             wait_s = random.uniform(*SLOW_S) if self._is_contested() else next(waits)
+            self.on_beat("uplink", wait_s + BEAT_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._stopping.wait()
@@ -224,6 +229,7 @@ class Uplink:
         """Send whatever may be sent, until the connection ends or the agent stops."""
         while connection.is_alive and not self._stopping.is_set():
             self._wake.clear()
+            self.on_beat("uplink", BEAT_S)
             self._schedule.look(self._now_s())
             self._outbox.answering = self._schedule.answering
             await self._send_board(connection)

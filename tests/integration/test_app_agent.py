@@ -13,7 +13,7 @@ from edge_agent.app import Agent
 
 OUTSIDE = """
 import asyncio
-from drivers.api import ConfigError, LinkError, RefusedError, Sample
+from drivers.api import ConfigError, LinkError, RefusedCredentialsError, RefusedError, Sample
 from drivers.polling import Ticks
 from drivers.quantities import Quantity
 
@@ -26,7 +26,7 @@ class Outside:
 
     def __init__(self, context, table):
         self.devices = (context.name,)
-        self.clock, self.how, self.runs = context.clock, table["how"], 0
+        self.clock, self.how, self.runs, self.secret = context.clock, table["how"], 0, context.secret
         self.subjects = frozenset({"alert"})
 
     async def run(self, emit, memory):
@@ -35,6 +35,8 @@ class Outside:
             raise ZeroDivisionError("a bug")
         if self.how == "person":
             raise ConfigError("how", "wrong", "mend it", self.how)
+        if self.how == "secretive" and self.secret("pin") != "1234":
+            raise RefusedCredentialsError("pin", "refused", "hand over another")
         if self.how == "stubborn":
             while True:
                 try:
@@ -46,11 +48,13 @@ class Outside:
         if self.how == "returns late" and self.runs < 4:
             raise LinkError("nobody there")
         while True:
-            await emit(Sample(self.devices[0], self.clock.boot_ms(), {"rain_mm": 1, "grid_power_w": None}))
+            values = {"rain_mm": 1, "grid_power_w": None, "tank_l": 7}
+            await emit(Sample(self.devices[0], self.clock.boot_ms(), values))
             await asyncio.sleep(0.05)
 
     def describe(self):
-        return {self.devices[0]: {"maker": "outside"}}
+        tank = {"unit": "L", "kind": "gauge", "label_ja": "タンク", "label_en": "Tank"}
+        return {self.devices[0]: {"maker": "outside", "quantities": {"tank_l": tank}}}
 
     def status(self):
         return {"runs": self.runs}
@@ -210,10 +214,13 @@ async def test_meta_says_what_the_drivers_know_and_what_their_quantities_mean(ou
     async with serving(path) as agent:
         await until(lambda: agent.supervisors["rain"].ok >= 1 and agent.supervisors["wave"].ok >= 1)
         meta = agent.meta()
-    assert meta.devices == {"rain": {"driver": "outside", "maker": "outside"}, "wave": {"driver": "sine"}}
+    tank = {"unit": "L", "kind": "gauge", "label_ja": "タンク", "label_en": "Tank"}
+    rain = {"driver": "outside", "maker": "outside", "quantities": {"tank_l": tank}}
+    assert meta.devices == {"rain": rain, "wave": {"driver": "sine"}}
+    assert meta.quantities["tank_l"] == tank
     assert meta.quantities["rain_mm"] == {"unit": "mm", "kind": "gauge", "label_ja": "雨量", "label_en": "Rain"}
     assert meta.quantities["grid_power_w"]["echonet"] == "0288/E7"
-    assert set(meta.quantities) == {"rain_mm", "grid_power_w", "sine_value"}
+    assert set(meta.quantities) == {"rain_mm", "grid_power_w", "tank_l", "sine_value"}
     assert meta.roles == {"grid": "rain"}
     assert meta.config == agent.configuration.hash
 
@@ -286,6 +293,37 @@ async def test_a_missing_secret_stops_its_driver_alone(written, tmp_path):
     async with serving(written({"meter": meter, "wave": sine()})) as agent:
         await until(lambda: agent.supervisors["wave"].ok and agent.supervisors["meter"].state == "off")
         assert "secrets_directory" in agent.supervisors["meter"].error
+
+
+async def test_a_driver_waits_for_its_secret_while_the_others_run_and_takes_it_without_a_restart(
+    outside, written, tmp_path, caplog
+):
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "pin").write_text("0000")
+    drivers = {"safe": {"driver": "outside", "how": "secretive"}, "wave": sine()}
+    async with serving(written(drivers, secrets_directory=str(tmp_path / "secrets"))) as agent:
+        await until(lambda: agent.supervisors["safe"].state == "waiting_for_credentials")
+        assert (await ask(agent, "status"))["drivers"]["safe"]["state"] == "waiting_for_credentials"
+        (told,) = await ask(agent, "read", devices=["safe"])
+        assert told["state"] == "waiting_for_credentials"
+        assert "hand over another" in told["error"]
+        wave = agent.supervisors["wave"]
+        assert await ask(agent, "hand_over", secret="pin", text="1234") == ["safe"]
+        await until(lambda: agent.supervisors["safe"].ok >= 2)
+        assert agent.supervisors["wave"] is wave
+        assert "1234" not in caplog.text
+        with pytest.raises(control.RefusedError):
+            await ask(agent, "hand_over", secret="pin")
+        agent.reload()  # what was handed over stays in use until the file says the same
+        assert await ask(agent, "hand_over", secret="pin", text="0000") == ["safe"]
+        await until(lambda: agent.supervisors["safe"].state == "waiting_for_credentials")
+        assert agent._handed == {}
+
+
+async def test_every_vital_loop_promises_signs_of_life(written):
+    async with serving(written({"wave": sine()})) as agent:
+        await until(lambda: {"clock", "uplink", "outbox keeper", "health", "meta"} <= agent.pulse._due.keys())
+        assert agent.pulse.stuck() == []
 
 
 async def test_a_driver_that_will_not_leave_does_not_cost_what_the_others_said(outside, written, caplog):

@@ -168,6 +168,54 @@ def test_a_secret_that_was_read_is_hidden_from_the_logs(tmp_path):
     assert SECRETS.masked("password correct-horse-7 refused") == "password *** refused"
 
 
+def test_a_stored_secret_is_the_owners_alone_and_takes_the_place_of_the_former_one(tmp_path):
+    folder = tmp_path / "secrets"
+    path = config.store_secret("route-b", "first", str(folder))
+    assert config.store_secret("route-b", "second", str(folder)) == path
+    assert config.read_secret("route-b", [folder]) == "second"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [found.name for found in folder.iterdir()] == ["route-b"]
+
+
+def test_without_a_folder_of_its_own_a_secret_lies_where_systemd_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "SYSTEM_CREDENTIALS", tmp_path)
+    assert config.store_secret("route-b", "text", None) == tmp_path / "edge-gateway.route-b"
+
+
+def test_a_secret_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch):
+    config.store_secret("route-b", "first", str(tmp_path))
+    monkeypatch.setattr(config.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        config.store_secret("route-b", "second", str(tmp_path))
+    assert config.read_secret("route-b", [tmp_path]) == "first"
+    assert [found.name for found in tmp_path.iterdir()] == ["route-b"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("outbox", "limit_mib", 0),
+        ("outbox", "write_after", -1),
+        ("outbox", "write_after", 601),
+        ("mqtt", "port", 0),
+        ("mqtt", "keepalive_s", 4),
+        ("mqtt", "reconnect_max", 0),
+        ("mqtt", "max_payload", 100),
+        ("simulation", "speed", 0),
+        ("simulation", "start", "yesterday"),
+    ],
+)
+def test_a_number_out_of_range_is_named_before_anything_runs(load, section, key, value):
+    import yaml
+
+    table = yaml.safe_load(SOUND)
+    start = {"start": "2026-06-01T00:00:00+09:00"} if section == "simulation" else {}
+    table[section] = {**start, **(table.get(section) or {}), key: value}
+    with pytest.raises(ConfigError) as caught:
+        load(yaml.safe_dump(table))
+    assert (caught.value.key, caught.value.value) == (f"{section}.{key}", value)
+
+
 @pytest.mark.parametrize("name", ["../shadow", "/etc/shadow", "", ".", "a/b", "x" * 65, "a\0b"])
 def test_a_secrets_name_cannot_leave_its_folder(tmp_path, name):
     with pytest.raises(ConfigError, match="not the name of a secret"):

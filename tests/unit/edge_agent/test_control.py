@@ -55,6 +55,20 @@ async def test_a_command_is_answered_with_exact_numbers(path):
         assert await ask([path], "echo", {"電力": [1, None]}) == {"電力": [1, None]}
 
 
+async def test_what_only_a_person_at_the_box_may_do_the_town_cannot(path):
+    async def hand_over(arguments):
+        return "taken"
+
+    async def unknown(name, arguments):
+        raise RefusedError(f"no command {name!r}")
+
+    here = Desk({}, unknown, lambda: NOW_MS, {"hand_over": hand_over})
+    async with listening(path, here):
+        assert await ask([path], "hand_over", {}) == "taken"
+    answer = await here.answer("hand_over", wire.Command("c1", sent=NOW_MS, expires_s=60))
+    assert (answer.ok, answer.error) == (False, "no command 'hand_over'")
+
+
 async def test_a_refusal_carries_its_reason(path):
     async with listening(path, desk()):
         with pytest.raises(RefusedError, match="no command 'dance'"):

@@ -62,3 +62,9 @@ def test_a_summary_says_what_a_driver_is_and_where_it_comes_from():
     summary = registry.summary("sine")
     assert summary["says"].startswith("A driver without a device")
     assert summary["from"].startswith("edge-gateway ")
+
+
+def test_quantities_that_a_device_declares_are_known_with_label_and_unit():
+    entry = {"unit": "°C", "kind": "gauge", "label_ja": "筐体温度", "label_en": "Case temperature"}
+    found = registry.described({"pv": {"maker": "x", "quantities": {"case_c": entry, "bad": {"unit": 7}, "worse": 3}}})
+    assert {name: (one.unit, one.label_en) for name, one in found.items()} == {"case_c": ("°C", "Case temperature")}

@@ -7,9 +7,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from drivers.api import ConfigError, Event, LinkError, MalformedError, RefusedError, Sample
+from drivers.api import (
+    ConfigError,
+    CredentialsError,
+    Event,
+    LinkError,
+    MalformedError,
+    RefusedCredentialsError,
+    RefusedError,
+    Sample,
+)
 from drivers.contract import DictMemory
-from edge_agent.supervisor import REFUSED_S, STEADY_S, Supervisor
+from edge_agent.supervisor import MISSING_CREDENTIALS_S, REFUSED_S, STEADY_S, Supervisor
 
 pytestmark = pytest.mark.looptime
 
@@ -129,6 +138,26 @@ async def test_a_configuration_error_waits_for_a_person(caplog):
         assert not supervisor.task.done()
     assert len(driver.began) == 1
     assert "drivers.meter.port = '/dev/ttyUSB9': no such port; plug the dongle in" in caplog.text
+
+
+async def test_missing_credentials_are_awaited_without_a_word_more_than_one(caplog):
+    missing = fails(lambda: CredentialsError("credentials", "not there", "type them in", "route-b"))
+    driver = Scripted(missing, missing, missing, serves)
+    async with supervised(driver) as supervisor:
+        await asyncio.sleep(1)
+        assert supervisor.health()["state"] == "waiting_for_credentials"
+        assert "type them in" in supervisor.health()["error"]
+        await asyncio.sleep(3.5 * MISSING_CREDENTIALS_S)
+        assert supervisor.health()["state"] == "running"
+    assert [record.levelname for record in caplog.records if "credentials" in record.getMessage()].count("WARNING") == 1
+
+
+async def test_refused_credentials_are_tried_again_very_seldom():
+    driver = Scripted(fails(lambda: RefusedCredentialsError("credentials", "refused", "type others in")))
+    async with supervised(driver) as supervisor:
+        await asyncio.sleep(86_400)
+        assert supervisor.health()["state"] == "waiting_for_credentials"
+    assert 20 <= len(driver.began) <= 28
 
 
 async def test_a_driver_that_cannot_be_built_waits_for_a_person():
