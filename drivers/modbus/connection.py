@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import select
+import os
+import termios
 from collections.abc import Callable
+from typing import Protocol
 
 import serial
-import serial_asyncio_fast
 
 from drivers.api import LinkError, MalformedError
-from drivers.modbus.endpoints import Endpoint, TcpEndpoint
+from drivers.modbus.endpoints import Endpoint, SerialEndpoint, TcpEndpoint
 from drivers.modbus.frames import Answer
 
 _REASONS = {
@@ -21,6 +23,17 @@ _REASONS = {
     errno.EBUSY: "another program has it open",
     errno.ENOTTY: "not a serial port",
 }
+_CHUNK = 4096
+
+
+class _Transport(Protocol):
+    """What is used of asyncio's transports."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def is_closing(self) -> bool: ...
 
 
 class Connection(asyncio.Protocol):
@@ -30,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._endpoint = endpoint
         self._on_answer, self._on_end = on_answer, on_end
         self._reader = endpoint.reader()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: _Transport | None = None
         self._hears_itself = not isinstance(endpoint, TcpEndpoint) and endpoint.local_echo
         self._echo = b""
         self._loop = asyncio.get_running_loop()
@@ -47,18 +60,9 @@ class Connection(asyncio.Protocol):
         try:
             if isinstance(self._endpoint, TcpEndpoint):
                 await self._loop.create_connection(lambda: self, self._endpoint.host, self._endpoint.port)
-                return
-            transport, _ = await serial_asyncio_fast.create_serial_connection(
-                self._loop,
-                lambda: self,
-                self._endpoint.port,
-                baudrate=self._endpoint.baudrate,
-                parity=self._endpoint.parity,
-                stopbits=self._endpoint.stopbits,
-                exclusive=True,
-            )
-            self._transport = transport
-        except (OSError, ValueError) as error:  # pyserial's errors are both
+            else:
+                self._transport = _SerialPort(self._endpoint, self)
+        except (OSError, ValueError, termios.error) as error:  # pyserial's own are OSError and ValueError
             raise LinkError(f"{self._endpoint} cannot be opened: {_why(error)}") from error
 
     def send(self, frame: bytes) -> None:
@@ -66,11 +70,11 @@ class Connection(asyncio.Protocol):
         if self._transport is None or not self.is_open:
             raise LinkError(f"{self._endpoint} is not open")
         self._reader.reset()
-        if self._hears_itself:
-            self._echo = frame
-        if not isinstance(self._endpoint, TcpEndpoint) and not self._takes_bytes():
-            raise LinkError(f"{self._endpoint} takes no bytes")
-        self._transport.write(frame)
+        self._echo = frame if self._hears_itself else b""
+        try:
+            self._transport.write(frame)
+        except OSError as error:
+            raise LinkError(f"{self._endpoint} takes no bytes: {_why(error)}") from error
 
     def close(self) -> None:
         """Let go of the port at once; `on_end` is not called any more."""
@@ -105,21 +109,61 @@ class Connection(asyncio.Protocol):
 
     def _without_echo(self, data: bytes) -> bytes:
         """Return what is left of the bytes when what the adapter heard of ourselves is taken away."""
-        count = 0
-        while count < min(len(data), len(self._echo)) and data[count] == self._echo[count]:
-            count += 1
-        differs = count < len(data) and count < len(self._echo)
-        self._echo = b"" if differs else self._echo[count:]
-        return data[count:]
+        pairs = enumerate(zip(data, self._echo, strict=False))
+        same = next((n for n, (heard, sent) in pairs if heard != sent), min(len(data), len(self._echo)))
+        differs = same < len(data) and same < len(self._echo)
+        self._echo = b"" if differs else self._echo[same:]
+        return data[same:]
 
-    def _takes_bytes(self) -> bool:
-        """Ask the port whether it is full, because pyserial's write would then spin and stop the whole agent."""
+
+class _SerialPort:
+    """A serial port that is read by the event loop and closed at once, without waiting for what it has not sent."""
+
+    def __init__(self, endpoint: SerialEndpoint, connection: Connection) -> None:
+        """Open the port; raises OSError or ValueError."""
+        self._port = serial.Serial(
+            endpoint.port,
+            baudrate=endpoint.baudrate,
+            parity=endpoint.parity,
+            stopbits=endpoint.stopbits,
+            timeout=0,
+            exclusive=True,
+        )
+        self._file: int = self._port.fileno()
+        os.set_blocking(self._file, False)
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._file, self._readable)
+
+    def write(self, data: bytes) -> None:
+        """Send a request, which any port takes as a whole; raises OSError when this one is stuck."""
+        if os.write(self._file, data) != len(data):
+            raise BlockingIOError(errno.EAGAIN, "the port is full")
+
+    def is_closing(self) -> bool:
+        """Whether the port was closed."""
+        return not self._port.is_open
+
+    def abort(self) -> None:
+        """Close the port at once."""
+        if self._port.is_open:
+            self._loop.remove_reader(self._file)
+            with contextlib.suppress(OSError, termios.error):
+                self._port.reset_output_buffer()  # else closing waits until it is sent
+            self._port.close()
+
+    def _readable(self) -> None:
         try:
-            poll = select.poll()
-            poll.register(self._transport.get_extra_info("serial").fileno(), select.POLLOUT)  # type: ignore[union-attr]  # open, see send
-            return bool(poll.poll(0))
-        except (OSError, ValueError) as error:
-            raise LinkError(f"{self._endpoint}: {_why(error)}") from error
+            data = os.read(self._file, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # the adapter was pulled out
+            data = b""
+        if data:
+            self._connection.data_received(data)
+        else:
+            self.abort()
+            self._connection.connection_lost(None)
 
 
 def _nobody(reason: str) -> None:

@@ -51,6 +51,8 @@ SILENCES_BEFORE_REOPEN = 3
 A link that is open but mute recovers that way. Several dead units beside one that answers do not count together.
 """
 MOST_PROBES = 3
+CLOCK_STEP_S = 0.001
+"""Slept beyond the silence, because an event loop wakes up to one step of its clock early."""
 LONGEST_NOISE_S = 5.0
 """A line that is not silent for one pause in so long is broken."""
 
@@ -134,6 +136,7 @@ class Link:
         self._quiet_since = 0.0
         self._silences: Counter[int] = Counter()
         self._missing = Missing()
+        self._last_heard: tuple[Answer | None, float] = (None, 0.0)
         self._answer_missing = False
 
     @property
@@ -268,12 +271,15 @@ class Link:
             if loop.time() > give_up_at:
                 self.close()
                 raise LinkError(f"{self.endpoint} is never silent; does another master ask on this line?")
-            await asyncio.sleep(quiet_at - loop.time())
+            await asyncio.sleep(quiet_at - loop.time() + CLOCK_STEP_S)
 
     def _heard(self, answer: Answer) -> None:
         """Hand an answer to the request that waits for it, and to no other."""
         asked, now_s = self._asked, asyncio.get_running_loop().time()
         if answer.transaction is None:
+            if self._is_double(answer, now_s):
+                self.counts["stray"] += 1
+                return
             if self._missing.takes(answer, now_s):
                 self.counts["late"] += 1
                 return
@@ -290,6 +296,12 @@ class Link:
             self.counts["stray"] += 1
             return
         asked.answer.set_result(answer)
+
+    def _is_double(self, answer: Answer, now_s: float) -> bool:
+        """Say whether a frame follows an equal one too soon to be the answer to another request."""
+        before, before_s = self._last_heard
+        self._last_heard = answer, now_s
+        return answer == before and now_s - before_s <= self._quiet_s + self.endpoint.wire_s(len(answer.body) // 2)
 
     def _ended(self, why: str) -> None:
         """End a waiting request at once when the link drops, instead of at its time-out."""
