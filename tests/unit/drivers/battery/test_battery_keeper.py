@@ -1,0 +1,572 @@
+"""A battery is never left in a wrong state: any order of commands, crashes, cuts, restarts and refusals."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from drivers.api import Event, LinkError, RefusedError
+from drivers.battery.keeper import Keeper, owed_from
+from drivers.battery.modes import ModeFacts, UnansweredError, Write
+from drivers.battery.settings import AlertSettings, BatterySettings, TariffSettings, WindowSettings
+from drivers.contract import DictMemory
+
+POLL_S = 10
+MIDNIGHT_MS = 1_780_239_600_000
+"""2026-06-01T00:00 in Japan."""
+
+
+class HandClock:
+    """A clock that moves when the test says so."""
+
+    def __init__(self, unix_ms=MIDNIGHT_MS):
+        self.ms, self.offset = 1_000_000, None if unix_ms is None else unix_ms - 1_000_000
+
+    def boot_ms(self):
+        return self.ms
+
+    def unix_ms(self):
+        return None if self.offset is None else self.ms + self.offset
+
+    async def sleep_until(self, boot_ms):
+        self.ms = max(self.ms, boot_ms)
+
+
+SEQUENCES = {
+    "charge": (("power", "power_w"), ("minutes", 2), ("command", 1)),
+    "hold": (("discharge_limit", 0),),
+    "reserve": (("reserve", "soc_percent"),),
+}
+MODES = {"charge": ModeFacts(120, takes_power=True), "hold": ModeFacts(), "reserve": ModeFacts(takes_soc=True)}
+NORMAL = {"power": 0, "minutes": 0, "command": 0, "discharge_limit": 5000, "reserve": 15}
+STORED = {"discharge_limit", "reserve"}
+
+
+@dataclass
+class Inverter:
+    """A device with a revert timer for `charge`, and everything that can go wrong with it."""
+
+    clock: HandClock
+    bits: dict = field(default_factory=lambda: dict(NORMAL))
+    start: int = 1
+    expires_ms: int | None = None
+    sent: list = field(default_factory=list)
+    refuse: dict = field(default_factory=dict)
+    silent: int = 0
+    cut: bool = False
+    die_after: int | None = None
+    lose_answers: int = 0
+    settle_s = 0.0
+    witnesses = ("start",)
+    modes = MODES
+
+    def is_outage(self, values):
+        state = values.get("state")
+        return None if state is None else state == "off_grid"
+
+    def sequence(self, request, limits):
+        given_values = {"power_w": request.power_w, "soc_percent": request.soc_percent}
+        return tuple(
+            Write(
+                name, given_values.get(value, value), name in STORED, name in {"minutes", "command"}, name != "minutes"
+            )
+            for name, value in SEQUENCES[request.mode]
+        )
+
+    def undoing(self, mode, saved):
+        order = [name for name, _ in reversed(SEQUENCES[mode])]
+        values = saved | ({"command": 0} if mode == "charge" else {})
+        return tuple(
+            Write(name, values[name], name in STORED, compared=name != "minutes") for name in order if name in values
+        )
+
+    def touched(self, mode):
+        return tuple(name for name, _ in SEQUENCES[mode])
+
+    def idle(self, mode):
+        return {"command": 0} if mode == "charge" else {}
+
+    async def limits(self):
+        return {}
+
+    def tick(self):
+        if self.expires_ms is not None and self.clock.ms >= self.expires_ms:
+            self.bits["command"], self.expires_ms = 0, None
+
+    def _answers(self):
+        self.tick()
+        if self.cut:
+            raise LinkError("cut")
+        if self.silent > 0:
+            self.silent -= 1
+            raise UnansweredError("silent")
+
+    async def get(self, setting):
+        await asyncio.sleep(0)
+        self._answers()
+        return self.start if setting == "start" else self.bits[setting]
+
+    async def put(self, write):
+        await asyncio.sleep(0)
+        self._answers()
+        if self.refuse.get(write.setting, 0) > 0:
+            self.refuse[write.setting] -= 1
+            raise RefusedError("exception 4")
+        self.sent.append((write.setting, write.value))
+        self.set(write.setting, write.value)
+        if self.die_after is not None:
+            self.die_after -= 1
+            if self.die_after <= 0:
+                self.die_after = None
+                raise KilledError
+        if self.lose_answers > 0:
+            self.lose_answers -= 1
+            raise UnansweredError("lost")
+
+    def set(self, name, value):
+        self.bits[name] = value
+        if name == "command":
+            self.expires_ms = self.clock.ms + self.bits["minutes"] * 60_000 if value else None
+
+    def restart(self):
+        self.start += 1
+        self.expires_ms = None
+        self.bits |= {"power": 0, "minutes": 0, "command": 0}
+
+    @property
+    def is_normal(self):
+        self.tick()
+        return all(self.bits[name] == NORMAL[name] for name in ("command", "discharge_limit", "reserve"))
+
+
+class KilledError(BaseException):
+    """The program ends here, without any clean-up."""
+
+
+class House:
+    """An inverter, the agent's memory on disk, and a keeper that may die and be started again."""
+
+    def __init__(self, unix_ms=MIDNIGHT_MS, **table):
+        self.clock = HandClock(unix_ms)
+        self.inverter = Inverter(self.clock)
+        self.memory = DictMemory()
+        self.events = []
+        self.soc = 50
+        self.state = "on_grid"
+        self.settings = BatterySettings(**{"owned_by": "agent", "no_revert_timer": "accepted"} | table)
+        self.connected = False
+        self.born()
+
+    def born(self):
+        self.keeper = Keeper("battery", self.inverter, self.settings, self.clock, POLL_S)
+        self.connected = False
+
+    async def emit(self, item, remember=None):
+        if remember is not None:
+            self.memory.take(remember)
+        assert isinstance(item, Event)
+        self.events.append((item.kind, dict(item.data)))
+
+    async def _guarded(self, doing):
+        try:
+            return await doing
+        except KilledError:
+            self.born()
+        except LinkError as error:
+            self.keeper.disconnected(str(error))
+            self.connected = False
+        return None
+
+    async def round(self):
+        """One tick of the driver."""
+        self.clock.ms += POLL_S * 1000
+        if not self.connected:
+            if self.inverter.cut:
+                return
+            self.connected = True
+            await self._guarded(self.keeper.arrive(self.emit, self.memory))
+        if not self.connected:
+            return
+        if self.inverter.cut:
+            self.keeper.disconnected("cut")
+            self.connected = False
+            return
+        if self.inverter.silent > 0:
+            self.inverter.silent -= 1
+            self.keeper.away("lost")
+            return
+        values = {"battery_soc_percent": self.soc, "state": self.state}
+        await self._guarded(self.keeper.serve(values, self.clock.ms))
+
+    async def rounds(self, seconds):
+        for _ in range(seconds // POLL_S):
+            await self.round()
+
+    async def command(self, mode, **arguments):
+        try:
+            return await self._guarded(self.keeper.command({"mode": mode, **arguments}))
+        except RefusedError as error:
+            return error
+
+    async def stop(self):
+        await self._guarded(self.keeper.leave())
+        self.keeper.disconnected("stopped")
+        self.born()
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("command"), st.sampled_from(["charge", "hold", "reserve", "normal"])),
+    st.tuples(st.just("round"), st.integers(1, 9)),
+    st.tuples(st.just("kill"), st.none()),
+    st.tuples(st.just("kill in write"), st.integers(1, 8)),
+    st.tuples(st.just("stop"), st.none()),
+    st.tuples(st.just("cut"), st.integers(0, 9)),
+    st.tuples(st.just("silence"), st.integers(1, 5)),
+    st.tuples(st.just("restart"), st.none()),
+    st.tuples(st.just("refuse"), st.tuples(st.sampled_from(sorted(NORMAL)), st.integers(1, 3))),
+    st.tuples(st.just("lost answers"), st.integers(1, 4)),
+    st.tuples(st.just("soc"), st.integers(0, 100)),
+)
+
+
+async def play(operations):
+    house = House()
+    inverter = house.inverter
+    await house.round()
+
+    async def cut(ticks):
+        inverter.cut = True
+        await house.rounds(ticks * POLL_S)
+        inverter.cut = False
+
+    waits = {
+        "command": lambda mode: house.command(mode, for_s=600),
+        "round": lambda ticks: house.rounds(ticks * POLL_S),
+        "stop": lambda _: house.stop(),
+        "cut": cut,
+    }
+    acts = {
+        "kill": lambda _: house.born(),
+        "kill in write": lambda count: setattr(inverter, "die_after", count),
+        "silence": lambda times: setattr(inverter, "silent", times),
+        "restart": lambda _: inverter.restart(),
+        "refuse": lambda what: inverter.refuse.update([what]),
+        "lost answers": lambda times: setattr(inverter, "lose_answers", times),
+        "soc": lambda percent: setattr(house, "soc", percent),
+    }
+    for name, argument in operations:
+        if name in waits:
+            await waits[name](argument)
+        else:
+            acts[name](argument)
+    inverter.refuse.clear()
+    inverter.silent = inverter.lose_answers = 0
+    inverter.die_after = None
+    return house
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(OPERATIONS, max_size=25))
+@example([("kill in write", 1), ("command", "charge")])
+@example([("command", "hold"), ("cut", 3)])
+@example([("kill in write", 2), ("command", "hold"), ("command", "hold"), ("kill", None)])
+def test_after_any_order_of_mishaps_and_a_return_the_device_is_normal_within_a_minute(operations):
+    async def life():
+        house = await play(operations)
+        house.born()  # whatever was on, the agent dies and returns
+        await house.rounds(60)
+        assert house.inverter.is_normal, (house.inverter.bits, house.keeper.status())
+        assert not house.keeper.policy.owes
+        assert house.memory.get("battery/battery") is None
+
+    asyncio.run(life())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(OPERATIONS, max_size=25))
+def test_without_a_crash_every_command_ends_in_normal(operations):
+    async def life():
+        house = await play(operations)
+        await house.rounds(660)  # the longest command and a minute
+        assert house.inverter.is_normal, (house.inverter.bits, house.keeper.status())
+
+    asyncio.run(life())
+
+
+async def test_a_command_is_saved_before_its_first_write_and_forgotten_when_undone():
+    house = House()
+    await house.round()
+    seen = []
+    put = house.inverter.put
+
+    async def watched(write):
+        seen.append(owed_from(house.memory.get("battery/battery")))
+        await put(write)
+
+    house.inverter.put = watched
+    answer = await house.command("charge", power_w=1500, for_s=600)
+    assert answer["mode"] == "charge"
+    assert answer["until"] == "2026-06-01T00:10:10+09:00"
+    assert [owed.saved for owed in seen] == [{"power": 0, "minutes": 0, "command": 0}] * 3
+    assert house.inverter.sent == [("power", 1500), ("minutes", 2), ("command", 1)]
+    await house.command("normal")
+    assert house.inverter.bits == NORMAL
+    assert house.memory.get("battery/battery") is None
+    assert house.events[-1] == ("battery_mode", {"mode": "normal", "reason": house.keeper.policy.reason})
+
+
+async def test_a_timer_is_set_anew_within_a_third_of_it_and_the_command_ends_at_its_deadline():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=590)
+    longest, last = 0, house.clock.ms
+    while house.keeper.policy.request is not None:
+        count = len(house.inverter.sent)
+        await house.round()
+        if len(house.inverter.sent) > count:
+            longest, last = max(longest, house.clock.ms - last), house.clock.ms
+    assert longest <= 40_000
+    assert house.inverter.is_normal
+    assert house.keeper.policy.reason == "its time is over"
+
+
+@pytest.mark.parametrize("setting", ["power", "minutes", "command"])
+async def test_a_refused_write_in_the_middle_undoes_the_rest_at_once(setting):
+    house = House()
+    await house.round()
+    house.inverter.refuse[setting] = 1
+    answer = await house.command("charge", for_s=600)
+    assert isinstance(answer, RefusedError)
+    assert "exception 4" in str(answer)
+    assert house.inverter.bits == NORMAL
+    assert [kind for kind, _ in house.events] == ["battery_refused", "battery_mode"]
+
+
+async def test_a_refused_undoing_is_tried_until_it_is_done_and_a_person_is_told_once():
+    house = House()
+    await house.round()
+    await house.command("hold", for_s=600)
+    house.inverter.refuse["discharge_limit"] = 9
+    await house.command("normal")
+    await house.rounds(300)
+    assert house.inverter.is_normal
+    assert [kind for kind, _ in house.events].count("battery_stuck") == 1
+
+
+async def test_a_lost_answer_is_read_back_and_not_sent_again():
+    house = House()
+    await house.round()
+    house.inverter.lose_answers = 3
+    answer = await house.command("charge", for_s=600)
+    assert answer["mode"] == "charge"
+    assert house.inverter.sent == [("power", 2000), ("minutes", 2), ("command", 1)]
+
+
+async def test_another_master_is_answered_three_times_and_then_left_alone():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=6000)
+    changes = 0
+    while not house.keeper.policy.has_given_up(house.clock.ms):
+        if house.inverter.bits["command"] == 1:
+            house.inverter.set("command", 2)
+            changes += 1
+        await house.round()
+        assert changes <= 4
+    assert changes == 4
+    assert house.inverter.bits["command"] == 2, "his command stands"
+    assert house.inverter.bits["power"] == 0, "ours is undone"
+    assert "battery_given_up" in [kind for kind, _ in house.events]
+    count = len(house.inverter.sent)
+    await house.rounds(600)
+    assert len(house.inverter.sent) == count
+    house.inverter.set("minutes", 60)
+    house.inverter.set("command", 2)
+    assert "somebody else" in str(await house.command("charge", for_s=60))
+
+
+async def test_a_device_that_was_started_again_goes_back_to_normal():
+    house = House()
+    await house.round()
+    await house.command("hold", for_s=6000)
+    house.inverter.restart()
+    assert not house.inverter.is_normal
+    await house.rounds(60)
+    assert house.inverter.is_normal
+    assert "started again" in house.keeper.policy.reason
+
+
+async def test_missing_and_old_readings_end_a_command():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=6000)
+    house.soc = None
+    await house.rounds(20)
+    assert house.inverter.is_normal
+    assert "state of charge" in str(await house.command("charge", for_s=6000))
+
+
+async def test_charging_ends_at_its_goal_and_never_goes_above_the_limit():
+    house = House(max_soc_percent=80)
+    await house.round()
+    await house.command("charge", for_s=6000, soc_percent=100)
+    assert house.keeper.policy.request.soc_percent == 80
+    house.soc = 80
+    await house.round()
+    assert house.inverter.is_normal
+    assert "charged to 80" in house.keeper.policy.reason
+
+
+async def test_stored_writes_have_a_daily_budget_that_undoing_does_not_need():
+    house = House(stored_writes_per_day=4)
+    await house.round()
+    for _ in range(2):
+        assert (await house.command("hold", for_s=600))["mode"] == "hold"
+        await house.command("normal")
+        await house.round()
+    assert "stored_writes_per_day" in str(await house.command("hold", for_s=600))
+    assert house.inverter.is_normal
+    house.born()
+    await house.round()
+    assert house.keeper.status()["writes"]["stored_today"] == 4
+    house.clock.ms += 86_400_000
+    await house.round()
+    assert (await house.command("hold", for_s=600))["mode"] == "hold"
+
+
+async def test_nothing_is_written_while_the_grid_is_gone():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=300)
+    house.state = "off_grid"
+    await house.round()
+    count = len(house.inverter.sent)
+    await house.rounds(600)
+    assert len(house.inverter.sent) == count
+    assert house.keeper.status()["outage"] is True
+    assert "grid is gone" in str(await house.command("hold", for_s=60))
+    house.state = "on_grid"
+    await house.round()
+    assert house.inverter.is_normal
+
+
+async def test_a_third_partys_battery_is_never_written_not_even_to_undo():
+    house = House()
+    await house.round()
+    await house.command("hold", for_s=600)
+    count = len(house.inverter.sent)
+    house.settings = BatterySettings(owned_by="third_party", no_revert_timer="accepted", modes=["hold", "charge"])
+    house.born()
+    await house.rounds(120)
+    assert "third party" in str(await house.command("hold", for_s=60))
+    await house.stop()
+    assert len(house.inverter.sent) == count
+
+
+async def test_without_a_memory_that_outlives_a_crash_nothing_is_begun():
+    class Scratch:
+        def get(self, key):
+            return None
+
+        async def update(self, changes):
+            pass
+
+    house = House(tariff=TariffSettings(cheap=[WindowSettings("00:00", "07:00")], capacity_kwh=10))
+    house.memory = Scratch()
+    await house.rounds(60)
+    assert "kept on disk" in str(await house.command("charge", for_s=60))
+    assert house.inverter.sent == []
+
+
+async def test_stopping_the_agent_puts_the_battery_back():
+    house = House()
+    await house.round()
+    await house.command("hold", for_s=600)
+    await house.stop()
+    assert house.inverter.is_normal
+    assert house.memory.get("battery/battery") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"mode": "boost"}, "no mode"),
+        ({"mode": "charge", "power_w": True}, "power_w"),
+        ({"mode": "charge", "power_w": 20}, "20 W"),
+        ({"mode": "charge", "for_s": -1}, "for_s"),
+        ({"mode": "charge", "for_s": float("nan")}, "for_s"),
+        ({"mode": "charge", "until": "tomorrow"}, "until"),
+        ({"mode": "charge", "until": "2020-01-01T00:00"}, "deadline"),
+        ({"mode": "charge", "speed": 9}, "speed"),
+        ({"mode": "discharge_to_load"}, "not allowed"),
+    ],
+)
+async def test_a_command_that_makes_no_sense_is_refused_with_its_reason(arguments, said):
+    house = House()
+    await house.round()
+    with pytest.raises(RefusedError, match=said):
+        await house.keeper.command(arguments)
+    assert house.inverter.sent == []
+
+
+async def test_the_schedule_charges_in_the_cheap_hours_and_yields_to_a_person():
+    window = WindowSettings("01:00", "05:00")
+    house = House(tariff=TariffSettings(cheap=[window], capacity_kwh=10, margin_min=0), max_soc_percent=90)
+    await house.rounds(1800)
+    assert house.keeper.status()["schedule"] == "normal: not in the cheap hours"
+    await house.rounds(3 * 3600)
+    assert house.keeper.policy.request.owner == "schedule"
+    assert house.inverter.bits["command"] == 1
+    await house.command("normal", for_s=1200)
+    assert house.inverter.is_normal
+    await house.rounds(1190)
+    assert house.inverter.is_normal
+    await house.rounds(60)
+    assert house.inverter.bits["command"] == 1
+    await house.rounds(2 * 3600)
+    assert house.inverter.is_normal
+
+
+async def test_without_a_set_clock_the_schedule_wants_nothing():
+    house = House(unix_ms=None, tariff=TariffSettings(cheap=[WindowSettings("00:00", "24:00")], capacity_kwh=10))
+    await house.rounds(7200)
+    assert house.inverter.sent == []
+    assert house.keeper.status()["schedule"] == "normal: the clock is not set"
+
+
+async def test_an_alert_keeps_a_reserve_and_lets_it_go_half_an_hour_after():
+    house = House(alert=AlertSettings(level=3, soc_percent=80))
+    await house.round()
+    house.keeper.hear(b'{"level": 3, "checked_at": "2026-06-01T00:00:00+09:00", "valid_until": null}')
+    await house.round()
+    assert house.inverter.bits["reserve"] == 80
+    house.keeper.hear(b'{"level": 1, "checked_at": "2026-06-01T00:10:00+09:00", "valid_until": null}')
+    house.keeper.hear(b"\xff not an alert")
+    await house.rounds(1200)
+    assert house.inverter.bits["reserve"] == 80
+    await house.rounds(900)
+    assert house.inverter.is_normal
+    assert house.keeper.policy.reason == "the alert is over"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_whatever_was_remembered_gives_a_debt_or_none(remembered):
+    owed = owed_from(remembered)
+    assert owed is None or owed_from(owed.as_json()) == owed
+
+
+async def test_a_device_that_was_away_is_undone_before_the_schedule_goes_on():
+    house = House(tariff=TariffSettings(cheap=[WindowSettings("00:00", "02:00")], capacity_kwh=10))
+    await house.rounds(1800)
+    assert house.inverter.bits["command"] == 1
+    house.events.clear()
+    house.inverter.silent = 1
+    await house.rounds(60)
+    assert [data["mode"] for _, data in house.events] == ["normal", "charge"]
