@@ -9,19 +9,21 @@ import random
 import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from drivers.api import ConfigError, Context, DriverError, Emit, Event, Json, Memory, Sample, Value
+from drivers.api import ConfigError, Context, DriverError, Emit, Event, Json, Memory, RefusedError, Sample
 from drivers.polling import Ticks
 from drivers.route_b import meter
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
 from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.joining import Joining
-from drivers.route_b.meter import AtHalfHour, Scaling
+from drivers.route_b.known import Known
+from drivers.route_b.meter import AtHalfHour
+from drivers.route_b.repair import Repair
 from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
 from drivers.route_b.session import Credentials, Timeouts
 from drivers.settings import Table, convert
@@ -31,8 +33,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLLED = (meter.POWER, meter.CURRENTS, meter.IMPORT, meter.EXPORT)
-SCALING = (meter.UNIT, meter.COEFFICIENT, meter.DIGITS)
-IDENTITY = (meter.MAKER, meter.SERIAL)
 HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
@@ -120,12 +120,9 @@ class RouteB:
         self._session: MeterLink | None = None
         self._state = "closed"
         self._reachable = True  # until proven otherwise, so that a first failure is told
-        self._scaling: Scaling | None = None
-        self._scaled = asyncio.Event()
-        self._identity: dict[str, str] = {}
-        self._asked_identity = False
-        self._refused: set[int] = set()
-        self._last_half_hour: dict[int, int] = {}  # EPC → unix ms of the newest reading passed on
+        self._known = Known(self._device, self._clock)
+        self._repair: Repair | None = None
+        self._newest_half_hour: int | None = None  # unix ms, as the meter names it
         self._asked_half_hour: int | None = None
         self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
         self._counts = dict.fromkeys(("polls", "failures", "malformed_values", "overflows"), 0)
@@ -137,12 +134,12 @@ class RouteB:
 
     def describe(self) -> Mapping[str, Mapping[str, Json]]:
         """Return maker, serial, and how the registers count, as far as the meter has told."""
-        told: dict[str, Json] = dict(self._identity)
-        if self._scaling is not None:
+        told: dict[str, Json] = dict(self._known.identity)
+        if (scaling := self._known.scaling) is not None:
             told |= {
-                "unit_kwh": _number(self._scaling.unit_kwh),
-                "coefficient": self._scaling.coefficient,
-                "modulus_kwh": _number(self._scaling.modulus_kwh),
+                "unit_kwh": _number(scaling.unit_kwh),
+                "coefficient": scaling.coefficient,
+                "modulus_kwh": _number(scaling.modulus_kwh),
             }
         return {self._device: told} if told else {}
 
@@ -155,11 +152,24 @@ class RouteB:
             report |= session.status()
             if session.limited:
                 report["state"] = "limited"
-        report["refused"] = [f"{epc:02X}" for epc in sorted(self._refused)]
+        report["refused"] = [*self._known.refused]
+        report["meter_fault"] = self._known.fault
+        if self._repair is not None:
+            report |= {"repaired": self._repair.repaired, "days_to_read": self._repair.waiting}
+            report["meter_clock_off_s"] = self._repair.offset_s
         return report
+
+    async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
+        """Carry out `history {"days": […]}`: read days of the meter's memory again; raises RefusedError."""
+        if name != "history":
+            raise RefusedError(f"no command {name!r}; known: history")
+        if self._repair is None:
+            raise RefusedError("the meter was not reached yet; ask again later")
+        return self._repair.ask_for(arguments.get("days"))
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Serve the port until cancelled; raises LinkError, RefusedError or ConfigError."""
+        self._repair = Repair(self._device, self._clock, emit, memory, self._known.offers)
         try:
             self._state = "opening"
             async with self._open_link(self._opening(memory)) as session:
@@ -197,7 +207,7 @@ class RouteB:
         while True:
             try:
                 await self._join(session, memory)
-                await self._poll_until_lost(session, emit, waits)
+                await self._poll_until_lost(session, emit, memory, waits)
             except (NoAnswerError, SessionLostError) as error:
                 await self._lose(emit, str(error))
             self._state = "waiting"
@@ -208,20 +218,19 @@ class RouteB:
         self._state = "connecting"
         await session.connect(memory)
         self._state = "joined"
-        # Another meter may answer now, and a refusal may have ended; asking once per session is cheap.
-        self._refused.clear()
-        self._scaled.clear()
-        self._asked_identity = False
+        self._known.start(memory)
+        if self._repair is not None:
+            self._repair.joined()
 
-    async def _poll_until_lost(self, session: MeterLink, emit: Emit, waits: _Waits) -> None:
+    async def _poll_until_lost(self, session: MeterLink, emit: Emit, memory: Memory, waits: _Waits) -> None:
         """Poll at once, then on every tick that can be met; raises SessionLostError or NoAnswerError."""
         ticks, silent = Ticks(self._clock, self._settings.poll_s), 0
         while True:
             try:
-                await self._learn_scaling(session)
-                await self._poll(session, emit)
-                await self._learn_identity(session)
-                await self._fetch_half_hour(session)
+                await self._known.learn(session, memory)
+                await self._poll(session, emit, memory)
+                await self._learn_name(session, emit, memory)
+                await self._fetch_half_hour(session, memory)
             except NoAnswerError as error:
                 self._counts["failures"] += 1
                 silent += not session.limited  # a dongle that must not send is no reason to join again
@@ -231,6 +240,7 @@ class RouteB:
             else:
                 silent = 0
                 waits.start_over()
+                await self._repair_between_polls(session)
             await ticks.next()
 
     async def _lose(self, emit: Emit, reason: str) -> None:
@@ -243,43 +253,36 @@ class RouteB:
 
     # What the meter says.
 
-    async def _learn_scaling(self, session: MeterLink) -> None:
-        """Ask once a session what the counts stand for."""
-        if self._scaled.is_set():
-            return
-        frame, again = await session.get(SCALING), await session.get(SCALING)
-        while frame.properties != again.properties:  # a spoilt digit here would spoil every energy of the session
-            frame, again = again, await session.get(SCALING)
-        self._scaling = _scaling(again)
-        if self._scaling is None:
-            log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
-        self._scaled.set()
+    async def _learn_name(self, session: MeterLink, emit: Emit, memory: Memory) -> None:
+        """Ask once a session who the meter is; when it is another one, its registers begin a new series."""
+        if self._known.needs_name and await self._known.name(session, emit, memory) and self._repair is not None:
+            last = self._repair.replaced()
+            await self._known.tell_replaced(emit, memory, last, self._repair.to_remember())
 
-    async def _learn_identity(self, session: MeterLink) -> None:
-        """Ask once a session who the meter is; its values matter more, so silence here is no failure."""
-        if self._asked_identity:
-            return
-        self._asked_identity = True
-        try:
-            self._identity = _identity(await session.get(IDENTITY))
-        except NoAnswerError as error:
-            log.debug("%s: does not say who it is: %s", self._device, error)
-
-    async def _poll(self, session: MeterLink, emit: Emit) -> None:
-        frame = await session.get([epc for epc in POLLED if epc not in self._refused])
+    async def _poll(self, session: MeterLink, emit: Emit, memory: Memory) -> None:
+        frame = await session.get(self._known.offered(POLLED) or [meter.POWER])
         at = self._clock.boot_ms()
-        values, problems = meter.readings(frame.properties, self._scaling)
+        values, problems = meter.readings(frame.properties, self._known.scaling)
         if not any(frame.properties.values()):
             raise NoAnswerError("the meter refuses every value asked for")
-        self._refused.update(epc for epc, edt in frame.properties.items() if not edt)
+        await self._known.note_refusals(frame, memory)
         self._counts["polls"] += 1
         self._counts["malformed_values"] += len(problems)
+        stranger = self._known.is_stranger(memory)  # before its registers are noted for the former one
+        self._known.note_registers(values)
+        if stranger:
+            await self._learn_name(session, emit, memory)
         if not self._reachable:
             self._reachable = True
             log.info("%s: answers again", self._device)
             await emit(Event(self._device, "device_back", at))
         if values:
             await emit(Sample(self._device, at, values))
+
+    async def _repair_between_polls(self, session: MeterLink) -> None:
+        """Read at most one day of the meter's memory; live values matter more."""
+        if self._repair is not None and not self._known.needs_name and not session.limited:
+            await self._repair.step(session, self._known.scaling)
 
     def _hear(self, frame: Frame) -> None:
         """Take a notification in, as it comes."""
@@ -291,23 +294,24 @@ class RouteB:
     async def _pass_on_notifications(self, emit: Emit) -> None:
         while True:
             frame = await self._notifications.get()
-            await self._scaled.wait()  # before that, counts are not energies
-            await self._pass_on_half_hour(frame, emit)
+            await self._known.ready.wait()  # before that, counts are not energies, or another meter's
+            await self._known.hear_fault(frame, emit)
+            await self._pass_on_half_hour(frame)
 
-    async def _pass_on_half_hour(self, frame: Frame, emit: Emit) -> None:
-        """Emit one sample for each moment that the readings of a frame name, unless they were passed on before."""
-        moments: dict[int, dict[int, Value]] = {}
+    async def _pass_on_half_hour(self, frame: Frame) -> None:
+        """Pass on the readings of each moment that a frame names, unless that was done before."""
+        moments: dict[datetime, dict[int, Decimal | None]] = {}
         for epc in HALF_HOURLY:
             reading = self._half_hour(epc, frame.properties.get(epc))
-            if reading is None or reading.at is None or self._scaling is None:
+            if reading is None or reading.at is None or self._known.scaling is None:
                 continue
             at_ms = round(reading.at.timestamp() * 1000)
-            if reading.count is not None and at_ms % HALF_HOUR_MS == 0 and self._last_half_hour.get(epc) != at_ms:
-                moments.setdefault(at_ms, {})[epc] = self._scaling.kwh(reading.count)
-        for at_ms, readings in moments.items():
-            values = {meter.HALF_HOUR_QUANTITIES[epc]: energy for epc, energy in readings.items()}
-            await emit(Sample(self._device, datetime.fromtimestamp(at_ms // 1000, UTC), values))
-            self._last_half_hour.update(dict.fromkeys(readings, at_ms))
+            if reading.count is not None and at_ms % HALF_HOUR_MS == 0:
+                moments.setdefault(reading.at, {})[epc] = self._known.scaling.kwh(reading.count)
+                self._newest_half_hour = at_ms
+        for at, readings in moments.items():
+            if self._repair is not None:
+                await self._repair.pass_on(at, readings)
 
     def _half_hour(self, epc: int, edt: bytes | None) -> AtHalfHour | None:
         if not edt:
@@ -319,22 +323,23 @@ class RouteB:
             log.debug("%s: EPC %02X: %s", self._device, epc, error)
             return None
 
-    async def _fetch_half_hour(self, session: MeterLink) -> None:
+    async def _fetch_half_hour(self, session: MeterLink, memory: Memory) -> None:
         """Ask for the half-hourly readings at the start, and when a notification is overdue."""
         now = self._clock.unix_ms()
         half_hour = None if now is None else now - now % HALF_HOUR_MS
-        newest = max(self._last_half_hour.values(), default=None)
+        newest = self._newest_half_hour
         if self._asked_half_hour is not None and not _overdue(now, half_hour, newest, self._asked_half_hour):
             return
         self._asked_half_hour = half_hour or 0
-        wanted = [epc for epc in HALF_HOURLY if epc not in self._refused]
+        wanted = self._known.offered(HALF_HOURLY)
+        if not wanted:
+            return
         try:
             frame = await session.get(wanted)
         except NoAnswerError as error:  # the next half hour is asked for again
             log.debug("%s: no half-hourly reading: %s", self._device, error)
             return
-        if any(frame.properties.values()):
-            self._refused.update(epc for epc, edt in frame.properties.items() if not edt)
+        await self._known.note_refusals(frame, memory)
         self._hear(frame)
 
 
@@ -360,33 +365,6 @@ def _overdue(now: int | None, half_hour: int | None, newest: int | None, asked: 
     if now is None or half_hour is None or asked == half_hour:
         return False
     return now - half_hour >= NOTIFIED_WITHIN_MS and (newest is None or newest < half_hour)
-
-
-def _scaling(frame: Frame) -> Scaling | None:
-    """Return the scaling that an answer to E1, D3, D7 gives; None without a valid unit."""
-    unit = _optional(meter.unit_kwh, frame.properties.get(meter.UNIT))
-    given = frame.properties.get(meter.COEFFICIENT)
-    factor = _optional(meter.coefficient, given) if given else 1  # refused means 1
-    if unit is None or not factor:
-        return None
-    return Scaling(unit, factor, _optional(meter.digits, frame.properties.get(meter.DIGITS)))
-
-
-def _optional(read: Callable[[bytes], T], edt: bytes | None) -> T | None:
-    try:
-        return read(edt) if edt else None
-    except FrameError:
-        return None
-
-
-def _identity(frame: Frame) -> dict[str, str]:
-    maker, serial = (frame.properties.get(epc) or b"" for epc in IDENTITY)
-    told = {}
-    if len(maker) == 3:
-        told["maker"] = meter.MAKERS.get(maker.hex().upper(), maker.hex().upper())
-    if serial:
-        told["serial"] = meter.text(serial)
-    return told
 
 
 def _number(energy: Decimal | None) -> int | float | None:

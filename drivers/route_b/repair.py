@@ -13,11 +13,11 @@ from decimal import Decimal
 from typing import Protocol
 
 from drivers.api import Clock, Emit, Event, Json, Memory, RefusedError, Sample, Value
-from drivers.route_b import history, meter
+from drivers.route_b import echonet, history, meter
 from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.history import Ledger
 from drivers.route_b.meter import JST, Scaling
-from drivers.route_b.session import NoAnswerError
+from drivers.route_b.requests import NoAnswerError, Question
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class Asks(Protocol):
     async def get(self, epcs: Sequence[int]) -> Frame:
         """Return the meter's answer."""
 
-    async def set(self, epc: int, edt: bytes) -> bool:
-        """Return whether the meter took a value."""
+    async def ask(self, *questions: Question) -> list[Frame]:
+        """Return the answers to some questions that nothing comes between."""
 
 
 class Repair:
@@ -78,9 +78,14 @@ class Repair:
         self._check, self._refuses, self._pause = True, False, 0
 
     def replaced(self) -> datetime | None:
-        """Take nothing of the time of the former meter from the new one; return that meter's last half hour."""
+        """Take nothing of the former meter's time from the new one; return that meter's last half hour."""
         self._ledger.start_anew(None)
+        self._doubted, self._check = None, True
         return self._ledger.since
+
+    def to_remember(self) -> dict[str, Json]:
+        """Return what to remember together with an item."""
+        return {"half_hours": self._ledger.as_json()}
 
     def ask_for(self, days: Json) -> dict[str, Json]:
         """Plan to read days again, whatever was passed on of them; raises RefusedError."""
@@ -221,11 +226,14 @@ class Repair:
     async def _read_day(self, asks: Asks, day: date, now: datetime, registers: Sequence[int]) -> _Readings | None:
         """Return what the meter remembers of a day; None when it refuses. Raises NoAnswerError, FrameError."""
         ago = (now.date() - day).days
-        if not await asks.set(meter.HISTORY_DAY, bytes([ago])):
+        chosen, *frames = await asks.ask(
+            Question.set({meter.HISTORY_DAY: bytes([ago])}),
+            *(Question.get([_SOURCES[register]]) for register in registers),
+        )
+        if chosen.esv != echonet.SET_RES:
             return None
         readings: _Readings = {slot: {} for slot in range(history.SLOTS)}
-        for register in registers:
-            frame = await asks.get([_SOURCES[register]])
+        for register, frame in zip(registers, frames, strict=True):
             edt = frame.properties.get(_SOURCES[register])
             if not edt:
                 return None
@@ -247,9 +255,11 @@ class Repair:
         if number > MOST_PAIRS:
             return None
         newest = history.moment_of(day, missing[-1])
-        if not await asks.set(meter.PAIRS_FROM, meter.pairs_from(newest, number)):
+        chosen, frame = await asks.ask(
+            Question.set({meter.PAIRS_FROM: meter.pairs_from(newest, number)}), Question.get([meter.HISTORY_PAIRS])
+        )
+        if chosen.esv != echonet.SET_RES:
             return None
-        frame = await asks.get([meter.HISTORY_PAIRS])
         edt = frame.properties.get(meter.HISTORY_PAIRS)
         if not edt:
             return None

@@ -136,11 +136,13 @@ class Dongle:
         """Behave as a dongle and a meter without any latency."""
         self.event(21, "00")
         self.say("OK\r\n")
-        if not self.deaf and data[10] == 0x62:
+        if not self.deaf and data[10] in (0x61, 0x62):
             self.datagram(self.answer_to(data), lqi="5A" if self.dialect == "C2" else "")
 
     def answer_to(self, data):
         """Return the meter's answer to a Get: served properties with data, others without (Get_SNA)."""
+        if data[10] == 0x61:  # this meter's memory cannot be read
+            return f"1081{data[2:4].hex().upper()}02880105FF0151{data[11:].hex().upper()}"
         epcs = data[12::2]
         served = {epc: self.values.get(epc) or "" for epc in epcs}
         esv = "72" if all(served.values()) else "52"
@@ -207,6 +209,7 @@ class Bench:
 
     async def emit(self, item, remember=None):
         self.items.append(item)
+        await self.memory.update(remember or {})
         self._news.set()
 
     @property

@@ -46,6 +46,7 @@ async def test_a_meter_behind_either_dialect_is_read_exactly(dialect, dongle, wo
             "meter": {
                 "maker": "Toshiba",
                 "serial": "F24G366505",
+                "series": 1,
                 "unit_kwh": 0.1,
                 "coefficient": 1,
                 "modulus_kwh": 100_000,
