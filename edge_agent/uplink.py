@@ -198,6 +198,13 @@ class Uplink:
                 raise
             await self._greet(connection)
             await self._drain(connection)
+        except asyncio.CancelledError:
+            # A clean DISCONNECT takes the will with it, so the last word must be ours, and confirmed: a socket
+            # closed before the broker's PUBACK was read looks to the broker like a cut line.
+            if connection.is_alive and not self._stopping.is_set():
+                self._reason = "ended"
+                await self._say_goodbye(connection)
+            raise
         finally:
             self._part(connection)
         if not self._stopping.is_set():
@@ -259,9 +266,6 @@ class Uplink:
             self._schedule.forget(batch.key)
         self._live.clear()
         self._outbox.answering = False
-        if connection.is_alive and not self._stopping.is_set():
-            # Cancelled: a clean DISCONNECT takes the will with it, so the last word must be ours.
-            connection.publish(self._topic("state"), wire.encode(wire.State("offline", reason="ended")), retain=True)
         connection.close()
         if connection.taken_over:
             self._taken_over.append(now_s)
