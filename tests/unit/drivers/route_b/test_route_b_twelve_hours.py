@@ -1,0 +1,196 @@
+"""Twelve hours on a bad radio in virtual time: the whole driver on the simulated dongle and meter, joined by a wire."""
+
+import asyncio
+import contextlib
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from drivers.api import Context, LinkError, Sample
+from drivers.contract import DictMemory
+from drivers.route_b.driver import RouteB, create
+from drivers.route_b.session import Session
+from simulators.clock import SimulatedClock
+from simulators.dongle import Dongle, Neighbour, Radio
+from simulators.house import House
+from simulators.log import ServedLog
+from simulators.meter import MeterInRange, MeterSettings
+from simulators.metering import Meter, Nameplate
+
+START_MS = 1_780_239_600_000  # 2026-06-01T00:00:00+09:00
+ID, PASSWORD = "00112233445566778899AABBCCDDEEFF", "0123456789AB"
+POLL_S = 30
+HALF_HOUR_MS = 1_800_000
+
+
+class VirtualClock:
+    """The driver's clock: the event loop's own time."""
+
+    def boot_ms(self):
+        return round(asyncio.get_running_loop().time() * 1000)
+
+    def unix_ms(self):
+        return START_MS + self.boot_ms()
+
+    async def sleep_until(self, boot_ms):
+        await asyncio.sleep(max(0, boot_ms - self.boot_ms()) / 1000)
+
+
+class Wire:
+    """A serial line in memory: what a session wants of a port on one side, a dongle on the other."""
+
+    def __init__(self):
+        self.dongle = None
+        self.joins_at = []
+        self._arrived = asyncio.Queue()
+
+    async def read(self):
+        if (data := await self._arrived.get()) is None:
+            raise LinkError("the port has closed")
+        return data
+
+    async def write(self, data):
+        if self.dongle is None:
+            raise LinkError("the port has closed")
+        if data.startswith(b"SKJOIN"):
+            self.joins_at.append(asyncio.get_running_loop().time())
+        self.dongle.receive(data)
+
+    def say(self, data):
+        self._arrived.put_nowait(bytes(data))
+
+    def unplug(self):
+        self.dongle.power_off()
+        self.dongle = None
+        self._arrived.put_nowait(None)
+
+
+class Town:
+    """One meter in range of one dongle, which can be pulled out, plugged in and restarted."""
+
+    def __init__(self, radio, group, log):
+        self.clock = SimulatedClock(real_ms=VirtualClock().unix_ms)
+        self.settings = MeterSettings(radio=radio, nameplate=Nameplate(unit="0.01"))
+        self.meter = Meter(House(start_ms=START_MS), self.clock.unix_ms, self.settings.nameplate)
+        self.log = ServedLog(log, self.clock)
+        self.group = group
+        self.wire = Wire()
+        self.notices = None
+        self.plug_in()
+
+    def plug_in(self):
+        wire = self.wire
+        wire.dongle = Dongle("c2", self.settings.radio, wire.say, self.group, binary=True)
+        peer = MeterInRange(self.meter, wire.dongle, self.clock, self.log, self.settings, self.group)
+        wire.dongle.peer = peer
+        if self.notices is not None:
+            self.notices.cancel()
+        self.notices = self.group.create_task(peer.tell_half_hours())
+
+    def opener(self):
+        @contextlib.asynccontextmanager
+        async def open_link(opening):
+            if self.wire.dongle is None:
+                raise LinkError("there is no such port")
+            yield Session(
+                self.wire,
+                opening.credentials,
+                opening.hear,
+                opening.timeouts,
+                limits=opening.limits,
+                clock=opening.clock,
+                joining=opening.joining,
+            )
+
+        return open_link
+
+
+async def supervise(driver, emit, memory):
+    while True:
+        with contextlib.suppress(LinkError):
+            await driver.run(emit, memory)
+        await asyncio.sleep(5)
+
+
+@contextlib.asynccontextmanager
+async def bad_radio(tmp_path, **radio):
+    """Give a town, its driver at work, and the list of what the driver emits."""
+    items = []
+
+    async def emit(item, remember=None):
+        items.append(item)
+
+    context = Context("meter", VirtualClock(), {"route-b": json.dumps({"id": ID, "password": PASSWORD})}.__getitem__)
+    built = create(context, {"port": "wire", "credentials": "route-b", "poll_s": POLL_S})
+    async with asyncio.TaskGroup() as group:
+        town = Town(Radio(ID, PASSWORD, radio_time=1.0, **radio), group, tmp_path / "served.log")
+        driver = RouteB(context, built._settings, built._credentials, town.opener())
+        task = group.create_task(supervise(driver, emit, DictMemory()))
+        yield town, driver, items
+        task.cancel()
+        town.notices.cancel()
+        if town.wire.dongle is not None:
+            town.wire.dongle.power_off()
+        town.log.close()
+
+
+def served(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "served.log").read_text().splitlines()]
+
+
+def plain(values):
+    return {(name, None if value is None else Decimal(str(value))) for name, value in values.items()}
+
+
+def live(items):
+    return [item for item in items if isinstance(item, Sample) and isinstance(item.at, int)]
+
+
+def half_hours(items):
+    return [item for item in items if isinstance(item, Sample) and not isinstance(item.at, int)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.looptime
+async def test_twelve_hours_of_a_bad_radio_lose_no_half_hour_and_almost_no_poll(tmp_path):
+    hours = 12
+    async with bad_radio(tmp_path, loss=0.17, latency_s=0.57, expires_s=3600, neighbour=Neighbour()) as (
+        town,
+        driver,
+        items,
+    ):
+        await asyncio.sleep(4 * 3600 + 11)
+        town.wire.dongle.restart()
+        await asyncio.sleep(4 * 3600)
+        town.wire.unplug()
+        await asyncio.sleep(20)
+        town.plug_in()
+        await asyncio.sleep(hours * 3600 - asyncio.get_running_loop().time())
+        status = driver.status()
+    samples = live(items)
+
+    assert status["polls"] / (status["polls"] + status["failures"]) >= 0.99
+    assert len(samples) >= 0.99 * hours * 3600 / POLL_S
+
+    spacing = [later - earlier for earlier, later in zip(town.wire.joins_at, town.wire.joins_at[1:], strict=False)]
+    assert min(spacing) >= 30
+    assert status["dongle_resets"] == 0  # of the dongle that was plugged in last
+    assert len(town.wire.joins_at) >= 3
+
+    # Nothing invented, nothing doubled: each sample is a line that the meter served just before, no line is used twice.
+    lines = [(line["sim"] - START_MS, plain(line["values"])) for line in served(tmp_path)]
+    at = 0
+    for sample in samples:
+        at = next(n for n in range(at, len(lines)) if lines[n][1] == plain(sample.values)) + 1
+        assert 0 <= sample.at - lines[at - 1][0] < 1000
+    assert [sample.at for sample in samples] == sorted({sample.at for sample in samples})
+
+    moments = [item.at for item in half_hours(items)]
+    assert len(moments) == len(set(moments))
+    expected = {datetime.fromtimestamp((START_MS + n * HALF_HOUR_MS) / 1000, UTC) for n in range(1, 2 * hours)}
+    assert expected <= set(moments)
+    for item in half_hours(items):
+        assert any(plain(item.values) <= values for _, values in lines)
