@@ -328,7 +328,7 @@ class Builder:
         is_near = address + row.words - model.address <= LIMITS.max_registers
         if not is_near and scale_at is not None:
             self._far_exponent(model, row, quantity, scale_at, guards, poll)
-        encoding = _encoding(row, quantity, negate=negate)
+        encoding = encoding_of(row, quantity, negate=negate)
         self.points[quantity] = Point(
             quantity, "holding", address, encoding, poll, scale_at if is_near else None, guards if is_near else ()
         )
@@ -353,7 +353,8 @@ class Builder:
         self._exponents[quantity] = name
 
 
-def _encoding(row: Row, quantity: str, *, negate: bool) -> Encoding:
+def encoding_of(row: Row, quantity: str, *, negate: bool = False) -> Encoding:
+    """Return how a row is decoded; energies become kWh by their quantity's name."""
     kind, sentinels = _TYPES[row.type]
     scale = Decimal("0.001") if quantity.endswith("_kwh") else Decimal(1)
     names = {number: _STATES.get(symbol, symbol) for number, symbol in row.symbols.items()}
