@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from drivers.api import Awaits, Clock, ConfigError, Context, CredentialsError, Driver
+from drivers.api import Awaits, Clock, ConfigError, Context, CredentialsError, Driver, Warns
 from drivers.settings import MAX_TEXT_BYTES, Table, convert, load_yaml
 from edge_agent import registry, wire
 from edge_agent.clock import ClockSettings, SimulationSettings
@@ -199,6 +199,8 @@ def check(configuration: Configuration, clock: Clock) -> list[Finding]:
             continue
         if isinstance(driver, Awaits) and (awaited := driver.awaits()) is not None:
             findings.append(Finding(_waiting(awaited).under(f"drivers.{name}"), warning=True))
+        if isinstance(driver, Warns):
+            findings += [Finding(error.under(f"drivers.{name}"), warning=True) for error in driver.warnings()]
         findings += [Finding(error.under(f"drivers.{name}")) for error in claim(name, driver.devices, owners)]
     if whole:
         findings += [Finding(error) for error in role_errors(configuration.document.roles, owners)]

@@ -1,0 +1,131 @@
+"""`edge-agent battery`: see and command a house's battery through the running agent. Opens no device itself.
+
+A command outlives the person's terminal, so somebody must be there to end it: without an agent nothing is commanded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from drivers.api import ConfigError, Json
+from edge_agent import config, control, wire
+from edge_agent.config import Configuration
+
+ACTIONS = ("status", "normal", "hold", "charge", "discharge_to_load", "reserve")
+_SPAN = re.compile(r"^(\d+(?:\.\d+)?)(s|m|min|h)?$")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, None: 60}
+
+
+class BatteryCommand:
+    """The subcommand, as the agent's command line wants it."""
+
+    help = "show or command the battery: normal, hold, charge, discharge_to_load, reserve"
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file such as configs/house.yaml")
+        parser.add_argument(
+            "action", nargs="?", choices=ACTIONS, default="status", metavar="ACTION", help=", ".join(ACTIONS)
+        )
+        parser.add_argument("--device", help="which battery, where there are several (default: the role's)")
+        parser.add_argument("--power-w", type=int, metavar="W", help="charge or discharge with at most so many watts")
+        parser.add_argument("--soc-percent", type=int, metavar="P", help="charge to, or keep, so many percent")
+        span = parser.add_mutually_exclusive_group()
+        span.add_argument("--for", dest="for_s", type=_seconds, metavar="TIME", help="such as 90m or 2h (default 1h)")
+        span.add_argument("--until", metavar="TIME", help="such as 2026-12-01T07:00, in Japanese time")
+        parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Ask the agent and print what it says; returns 1 when no agent runs."""
+        configuration = config.load(arguments.config)
+        try:
+            answers = asyncio.run(_ask(configuration, arguments))
+        except control.NoAgentError:
+            raise ConfigError(
+                str(arguments.config), "no agent runs with it, and a mode needs somebody to end it", "start the agent"
+            ) from None
+        for device, answer in answers.items():
+            if arguments.json:
+                sys.stdout.write(wire.encode({"device": device, **answer}).decode() + "\n")
+            else:
+                sys.stdout.write("\n".join(_lines(device, answer)) + "\n")
+        return 0
+
+
+command = BatteryCommand()
+
+
+async def _ask(configuration: Configuration, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the status of each battery, or of the one that was commanded."""
+    owners, known = await _batteries(configuration)
+    if arguments.action == "status":
+        wanted = known if arguments.device is None else {_one(configuration, arguments.device, known): {}}
+        return {device: known[device] for device in wanted}
+    device = _one(configuration, arguments.device, known)
+    asked: dict[str, Json] = {
+        "device": device,
+        "mode": arguments.action,
+        "power_w": arguments.power_w,
+        "soc_percent": arguments.soc_percent,
+        "for_s": arguments.for_s,
+        "until": arguments.until,
+    }
+    given = {key: value for key, value in asked.items() if value is not None}
+    answer = await control.ask(configuration.sockets, f"{owners[device]}.battery", given, within_s=control.CARRY_OUT_S)
+    return {device: answer}
+
+
+async def _batteries(configuration: Configuration) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Return driver and status of each battery the agent may tell of."""
+    status = await control.ask(configuration.sockets, "status", {})
+    owners, known = dict[str, str](), dict[str, dict[str, Any]]()
+    for name, driver in status.get("drivers", {}).items():
+        for device, one in driver.get("detail", {}).get("batteries", {}).items():
+            owners[device], known[device] = name, one
+    if not known:
+        raise ConfigError(
+            "drivers", "no device has a `battery` table", "see docs/battery.md; all batteries are only read"
+        )
+    return owners, known
+
+
+def _one(configuration: Configuration, named: str | None, known: dict[str, dict[str, Any]]) -> str:
+    """Return the battery that is meant: the one named, the role's, or the only one."""
+    if named is None:
+        role = configuration.document.roles.battery
+        named = role if role in known else next(iter(known)) if len(known) == 1 else None
+    if named not in known:
+        raise ConfigError("--device", "not a battery that can be commanded", f"name one of: {', '.join(known)}", named)
+    return named
+
+
+def _seconds(text: str) -> float:
+    match = _SPAN.match(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _lines(device: str, answer: dict[str, Any]) -> list[str]:
+    """Return what a person wants to know of a battery, the mode first."""
+    writes = answer.get("writes", {})
+    shown = {key: value for key, value in answer.items() if key not in {"mode", "writes", "allowed"}}
+    counted = (
+        f"{writes.get('ram')} to RAM, {writes.get('stored')} to flash "
+        f"({writes.get('stored_today')} of {writes.get('stored_per_day')} today)"
+    )
+    return [
+        f"{device}: {answer.get('mode')}",
+        *(f"  {key.replace('_', ' '):16} {_plain(value)}" for key, value in shown.items()),
+        f"  {'writes':16} {counted}",
+        f"  {'allowed':16} {', '.join(answer.get('allowed', [])) or 'none'}",
+    ]
+
+
+def _plain(value: object) -> str:
+    return "yes" if value is True else str(value)

@@ -1,0 +1,373 @@
+"""A battery commanded over Modbus against the simulated hybrid: every mishap ends in normal, read-only never writes."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from drivers.api import ConfigError, Context, Event, LinkError, RefusedError
+from drivers.battery.modes import MODES
+from drivers.contract import DictMemory, FastClock
+from drivers.modbus.driver import create
+from simulators.house import House
+from simulators.inverter import InverterServer, units_of
+from simulators.inverter_control import FAILURE, huawei_control
+
+NOON_MS = 1_780_239_600_000 + 12 * 3_600_000
+HALF_FULL = replace(House(seed=1).at(NOON_MS), soc_permille=500)
+SPEED = 60
+POLL_S = 10
+OURS = {"owned_by": "agent", "no_revert_timer": "accepted", "max_soc_percent": 95}
+
+
+class Line:
+    """A simulated hybrid at sixty times real speed, and drivers that come and go with one memory."""
+
+    def __init__(self):
+        self.clock = FastClock(SPEED)
+        self.control = huawei_control(self.clock.unix_ms)
+        self.server = InverterServer(units_of(), lambda: HALF_FULL)
+        self.server.controls[1] = self.control
+        self.memory = DictMemory()
+        self.events = []
+        self.port = 0
+
+    async def open(self):
+        await self.server.start(port=self.port)
+        self.port = self.server.port
+
+    def build(self, battery=OURS, **device):
+        table = {"map": "huawei_sun2000", "unit": 1, **({"battery": battery} if battery else {}), **device}
+        line = {"host": "127.0.0.1", "port": self.port or 502, "poll_s": POLL_S, "timeout_s": 0.2, "gap_ms": 0}
+        return create(
+            Context("modbus", self.clock, str),
+            line | {"connect_delay_ms": 0, "devices": {"inverter": table, "sun": {"map": "sunspec", "unit": 2}}},
+        )
+
+    async def emit(self, item, remember=None):
+        if remember is not None:
+            self.memory.take(remember)
+        if isinstance(item, Event):
+            self.events.append((item.kind, dict(item.data)))
+
+    @contextlib.asynccontextmanager
+    async def running(self, driver):
+        async def live():
+            while True:
+                try:
+                    await driver.run(self.emit, self.memory)
+                except LinkError:
+                    await asyncio.sleep(0.02)
+
+        task = asyncio.ensure_future(live())
+        try:
+            yield driver
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def back_in_normal(self, within_s=60):
+        """Wait in simulated time until the device is as it was."""
+        began = self.clock.boot_ms()
+        await self.until(lambda: self.control.is_normal)
+        assert self.clock.boot_ms() - began <= within_s * 1000
+
+    async def until(self, condition, within_s=8):
+        async with asyncio.timeout(within_s):
+            while not condition():  # noqa: ASYNC110  (the simulator's state has no event)
+                await asyncio.sleep(0.01)
+
+    async def told(self, driver, mode, **arguments):
+        """Command once the driver has read a state of charge."""
+        async with asyncio.timeout(8):
+            while True:
+                try:
+                    return await driver.command("battery", {"mode": mode, **arguments})
+                except RefusedError as error:
+                    if "state of charge" not in str(error) and "not connected" not in str(error):
+                        raise
+                    await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def line():
+    line = Line()
+    await line.open()
+    yield line
+    await line.server.close()
+
+
+CHARGE = [("forced_charge_w", 1500), ("forced_period_min", 2), ("forced_command", 1)]
+
+
+@pytest.mark.slow
+async def test_a_charge_command_is_written_in_order_refreshed_and_undone_at_its_deadline(line):
+    async with line.running(line.build()) as driver:
+        answer = await line.told(driver, "charge", power_w=1500, for_s=290)
+        assert answer["mode"] == "charge"
+        assert line.control.order == CHARGE
+        health = driver.status()["batteries"]["inverter"]
+        assert (health["owner"], health["power_w"], health["no_revert_timer"]) == ("person", 1500, "accepted")
+        assert health["writes"] == {"stored": 0, "ram": 3, "stored_today": 0, "stored_per_day": 24}
+        await line.until(lambda: line.control.order.count(("forced_command", 1)) >= 5)
+        assert line.control["forced_command"] == 1
+        await line.until(lambda: driver.status()["batteries"]["inverter"]["mode"] == "normal")
+        assert line.control.changed() == {}
+        assert line.control.writes["stored"] == 0
+    assert [data["mode"] for kind, data in line.events if kind == "battery_mode"] == ["charge", "normal"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "changed"),
+    [
+        ("hold", {}, {"max_discharge_w": 0}),
+        ("discharge_to_load", {"power_w": 1200}, {"max_discharge_w": 1200, "working_mode": 2}),
+        ("reserve", {"soc_percent": 80}, {"reserve_percent": 800}),
+    ],
+)
+async def test_each_mode_changes_its_settings_and_stopping_the_agent_puts_them_back(line, mode, arguments, changed):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, mode, **arguments)
+        assert line.control.changed() == changed
+        assert line.control.writes["stored"] == len(changed)
+    assert line.control.changed() == {}
+    assert line.memory.content.get("battery/inverter") is None
+
+
+@pytest.mark.parametrize(
+    "battery", [None, {"owned_by": "third_party", "no_revert_timer": "accepted", "modes": ["charge", "hold"]}]
+)
+async def test_read_only_means_not_one_write_function_code_over_restarts_and_scans(line, battery):
+    codes = set()
+    answer = line.server.answer
+
+    def watched(unit, pdu, rounds):
+        codes.add(pdu[0])
+        return answer(unit, pdu, rounds)
+
+    line.server.answer = watched
+    line.memory.content["battery/inverter"] = {"mode": "hold", "saved": {"max_discharge_w": 5000}, "ours": {}}
+    for _ in range(6):
+        driver = line.build(battery)
+        async with line.running(driver):
+            await line.until(lambda driver=driver: "rounds" in driver.status()["devices"]["sun"])
+            for mode in MODES:
+                with pytest.raises(RefusedError):
+                    await driver.command("battery", {"mode": mode})
+    assert line.server.writes == 0
+    assert codes <= {3, 4}
+
+
+async def test_a_battery_that_nobody_commands_is_not_written_either(line):
+    for _ in range(3):
+        async with line.running(line.build()) as driver:
+            await line.until(lambda driver=driver: "rounds" in driver.status()["devices"]["inverter"])
+    assert line.server.writes == 0
+
+
+async def test_the_link_itself_writes_to_no_unit_it_was_not_given(line):
+    driver = line.build(OURS)
+    async with line.running(driver):
+        await line.told(driver, "normal")
+        for unit in (0, 2, 3):
+            with pytest.raises(RefusedError, match="only read"):
+                await driver._link.write(unit, _registers(47100), b"\0\1", 0.2)
+    assert line.server.writes == 0
+
+
+def _registers(address):
+    from drivers.modbus.planner import Request
+
+    return Request("holding", address, 1)
+
+
+async def test_after_a_cut_link_the_inverter_is_back_in_normal_within_a_minute(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "hold", for_s=36_000)
+        await line.server.close()
+        await line.until(lambda: not driver.status()["open"])
+        assert not line.control.is_normal
+        await line.open()
+        await line.back_in_normal()
+        await line.until(lambda: ("battery_mode", {"mode": "normal", "reason": "the link was lost"}) in line.events)
+
+
+@pytest.mark.slow
+async def test_a_silent_inverter_is_back_in_normal_within_a_minute_of_its_return(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "hold", for_s=36_000)
+        line.server.silent.add(1)
+        await line.until(lambda: driver.status()["devices"]["inverter"]["lost"])
+        line.server.silent.clear()
+        await line.back_in_normal(within_s=60 * SPEED)  # its back-off is real time: a minute of it
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_restarted_inverter_is_back_in_normal(line, hangs_up):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "hold", for_s=36_000)
+        line.control.restart()
+        if hangs_up:
+            for connection in list(line.server.connections):
+                connection.hang_up()
+        await line.back_in_normal(within_s=90)  # a look each minute, and the tick after it
+
+
+@pytest.mark.parametrize("mode", ["charge", "discharge_to_load"])
+@pytest.mark.parametrize("nth", [0, 1, 2])
+async def test_a_refused_write_in_the_middle_of_a_sequence_leaves_nothing_behind(line, mode, nth):
+    names = {
+        "charge": ["forced_charge_w", "forced_period_min", "forced_command"],
+        "discharge_to_load": ["max_discharge_w", "working_mode"],
+    }[mode]
+    name = names[nth % len(names)]
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "normal")
+        line.control.refusals[name] = [FAILURE]
+        with pytest.raises(RefusedError, match="exception 4"):
+            await line.told(driver, mode, power_w=1000)
+        assert line.control.changed() == {}
+        assert [kind for kind, _ in line.events] == ["battery_refused", "battery_mode"]
+
+
+@pytest.mark.slow
+async def test_normal_that_is_refused_with_exception_4_is_tried_until_it_is_done(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "hold", for_s=36_000)
+        line.control.refusals["max_discharge_w"] = [FAILURE] * 5
+        await driver.command("battery", {"mode": "normal"})
+        assert not line.control.is_normal
+        await line.until(lambda: line.control.is_normal)
+        await line.until(lambda: driver.status()["batteries"]["inverter"]["mode"] == "normal")
+    assert "battery_stuck" in [kind for kind, _ in line.events]
+
+
+async def test_a_write_whose_answer_is_lost_is_read_back_and_never_sent_twice(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "normal")
+        line.control.mute_after_write = True
+        answer = await line.told(driver, "discharge_to_load", power_w=1000, for_s=36_000)
+        line.control.mute_after_write = False
+        assert answer["mode"] == "discharge_to_load"
+        assert line.control.order == [("max_discharge_w", 1000), ("working_mode", 2)]
+
+
+async def test_a_setting_that_does_not_take_its_value_is_found_by_its_read_back(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "normal")
+        line.control.deaf.add("forced_command")
+        with pytest.raises(RefusedError, match="forced_command did not take 1"):
+            await line.told(driver, "charge", power_w=1000)
+        assert line.control.changed() == {}
+
+
+@pytest.mark.slow
+async def test_a_second_master_that_fights_gets_the_battery_and_a_person_hears_of_it(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "charge", power_w=1000, for_s=36_000)
+        fights = 0
+        while not driver.status()["batteries"]["inverter"].get("given_up"):
+            if line.control["forced_command"] == 1:
+                line.control.foreign("forced_command", 0)
+                fights += 1
+            await asyncio.sleep(0.02)
+            assert fights < 20
+        assert fights >= 4
+        await line.until(lambda: "battery_given_up" in [kind for kind, _ in line.events])
+        count = len(line.control.order)
+        await asyncio.sleep(0.5)
+        assert len(line.control.order) == count
+
+
+async def test_somebody_who_commands_already_is_not_interrupted(line):
+    async with line.running(line.build()) as driver:
+        await line.told(driver, "normal")
+        line.control.foreign("forced_period_min", 60)
+        line.control.foreign("forced_command", 2)
+        with pytest.raises(RefusedError, match="somebody else commands the battery"):
+            await line.told(driver, "charge", power_w=1000)
+        assert line.control.order == []
+
+
+@pytest.mark.slow
+async def test_if_the_agent_never_returns_the_inverter_ends_a_charge_by_its_own_timer(line):
+    driver = line.build()
+    async with line.running(driver):
+        await line.told(driver, "charge", power_w=1000, for_s=36_000)
+        driver._leave = _nothing  # killed: nobody says farewell
+    assert not line.control.is_normal
+    began = line.clock.boot_ms()
+    await line.until(lambda: line.control.is_normal)
+    assert line.clock.boot_ms() - began <= 121_000
+
+
+async def _nothing():
+    return None
+
+
+async def test_power_is_clamped_to_the_table_and_to_the_device(line):
+    async with line.running(line.build(OURS | {"max_charge_w": 9000})) as driver:
+        await line.told(driver, "charge", power_w=8000)
+        assert line.control["forced_charge_w"] == 5000
+        await line.told(driver, "normal")
+    async with line.running(line.build(OURS | {"max_charge_w": 700})) as driver:
+        await line.told(driver, "charge", power_w=8000)
+        assert line.control["forced_charge_w"] == 700
+
+
+async def test_the_house_follows_the_command(line):
+    line.server.let_command(line.control)
+    samples = []
+    driver = line.build()
+
+    async def emit(item, remember=None):
+        await line.emit(item, remember)
+        if not isinstance(item, Event) and item.device == "inverter":
+            samples.append(item.values["battery_power_w"])
+
+    task = asyncio.ensure_future(driver.run(emit, line.memory))
+    await line.told(driver, "charge", power_w=1000)
+    await line.until(lambda: samples[-1] == -1000)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    ("battery", "key"),
+    [
+        ({}, "owned_by"),
+        ({"owned_by": "agent", "modes": ["hold"]}, "battery.modes"),
+        ({"owned_by": "agent", "min_soc_percent": 95}, "battery.min_soc_percent"),
+        ({"owned_by": "agent", "alert": {}}, "battery.alert"),
+        (
+            {"owned_by": "agent", "tariff": {"cheap": [{"from": "25:00", "to": "07:00"}], "capacity_kwh": 5}},
+            "cheap.0.from",
+        ),
+        ({"owned_by": "agent", "tariff": {"cheap": [], "capacity_kwh": 5}}, "cheap"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused_with_its_key(battery, key):
+    with pytest.raises(ConfigError) as caught:
+        Line().build(battery or {"max_charge_w": 5})
+    assert key in caught.value.key
+    assert caught.value.remedy
+
+
+def test_slow_polling_unit_zero_and_a_map_without_modes_take_no_battery():
+    table = {"host": "h", "devices": {"inverter": {"map": "huawei_sun2000", "battery": {"owned_by": "agent"}}}}
+    context = Context("modbus", FastClock(), str)
+    with pytest.raises(ConfigError, match="too slow"):
+        create(context, table | {"poll_s": 30})
+    for device, said in (({"map": "huawei_sun2000", "unit": 0}, "every unit"), ({"map": "sunspec"}, "tells no mode")):
+        with pytest.raises(ConfigError, match=said):
+            create(context, {"host": "h", "devices": {"inverter": device | {"battery": {"owned_by": "agent"}}}})
+
+
+def test_what_stays_on_when_the_box_dies_is_said_by_check():
+    (warning,) = Line().build(OURS).warnings()
+    assert warning.key == "devices.inverter.battery.no_revert_timer"
+    assert "hold" in warning.remedy
+    assert Line().build({"owned_by": "agent"}).warnings() == []
