@@ -30,6 +30,7 @@ MAKER = bytes.fromhex("FFFFFE")
 
 _IP_MULTICAST_ALL = 49
 _WATCH_S = 0.5
+_REQUESTS = frozenset({0x60, 0x61, 0x62, 0x63, 0x6E})
 _MAX_IMAGE_BYTES = 4 * 1024 * 1024
 
 Reader = Callable[[Balance], bytes]
@@ -460,7 +461,7 @@ class NodeServer(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         request = parse(data)
         manners = self.node.manners
-        if request is None or manners.mute or addr[0] == self.address:
+        if request is None or manners.mute or addr[0] == self.address or request.service not in _REQUESTS:
             return
         self.requests.append(request)
         del self.requests[:-1000]

@@ -253,7 +253,7 @@ class EchonetIp:
     async def _candidates(self, watch: _Watch) -> list[str]:
         """Return the hosts that have the device's object, from a search."""
         found = []
-        for host, frame in (await self._searched()).items():
+        for host, frame in list((await self._searched()).items()):
             try:
                 if watch.eoj in identity.instances(frame.properties[identity.INSTANCES_GET]):
                     found.append(host)

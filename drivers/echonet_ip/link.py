@@ -92,6 +92,7 @@ class Link:
         self._asked: dict[int, _Asked] = {}
         self._expired: OrderedDict[int, str] = OrderedDict()
         self._busy: OrderedDict[str, asyncio.Lock] = OrderedDict()
+        self._late: dict[str, int] = {}
         self._found: dict[str, Frame] | None = None
         self._search_tid = 0
         self._lost: asyncio.Future[None] | None = None
@@ -146,6 +147,7 @@ class Link:
                 asked.answer.set_exception(LinkError("the port was closed"))
         self._asked.clear()
         self._busy.clear()
+        self._found = None
 
     async def lost(self) -> None:
         """Return never; raises LinkError when the port is lost."""
@@ -206,7 +208,7 @@ class Link:
         """Return a TID that no request under way has; never 0, which devices use for announcements."""
         while True:
             self._tid = self._tid % 0xFFFF + 1
-            if self._tid not in self._asked:
+            if self._tid not in self._asked and self._tid != self._search_tid:
                 return self._tid
 
     def _send(self, frame: bytes, host: str) -> None:
@@ -216,18 +218,20 @@ class Link:
         self._transports[0].sendto(frame, (host, self._port))
 
     async def search(self, listen_s: float) -> dict[str, Frame]:
-        """Ask all nodes for their instance lists (D6) and return what came within the time: host → answer."""
+        """Ask all nodes for their instance lists (D6); the answers (host → frame) are returned after the time.
+
+        Those of slow nodes are added to the same dictionary later, until the next search.
+        """
         found: dict[str, Frame] = {}
         self._found = found
         self._search_tid = self._next_tid()
-        try:
-            self._send(echonet.get(self._search_tid, (0xD6,), NODE_PROFILE), GROUP)
-            await asyncio.sleep(listen_s)
-        except OSError as error:
-            raise LinkError(f"the group {GROUP} cannot be reached: {error.strerror}") from error
-        finally:
-            self._found = None
+        self._send(echonet.get(self._search_tid, (0xD6,), NODE_PROFILE), GROUP)
+        await asyncio.sleep(listen_s)
         return found
+
+    def late(self, host: str) -> int:
+        """Return how many answers of a host came after their time: what tells a slow device from a dead one."""
+        return self._late.get(host, 0)
 
     def answer_infc(self, host: str, frame: Frame) -> None:
         """Send the answer that an INFC of an allowed device must get."""
@@ -249,6 +253,9 @@ class Link:
             if self._expired.get(frame.tid) == host:
                 del self._expired[frame.tid]
                 self.counts.late += 1
+                self._late[host] = self._late.pop(host, 0) + 1
+                while len(self._late) > MAX_HOSTS:
+                    del self._late[next(iter(self._late))]
             elif host != self._address:  # our own question to the group comes back to us
                 self.counts.foreign += 1
 

@@ -34,6 +34,9 @@ class Asks(Protocol):
     async def set(self, host: str, eoj: bytes, properties: Mapping[int, bytes], timeout_s: float) -> Frame:
         """Return the answer to one SetC; raises SilentError."""
 
+    def late(self, host: str) -> int:
+        """Return how many answers of a host came too late."""
+
 
 @dataclass(slots=True)
 class _Refusal:
@@ -52,6 +55,8 @@ class Learnt:
     """What the configuration or a quirk grants a request; a slow device gets more."""
     timeout_s: float = 5.0
     refusals: dict[int, _Refusal] = field(default_factory=dict)
+    late: int = 0
+    """Late answers already taken into account."""
 
     def json(self) -> dict[str, Json]:
         """Return it as JSON."""
@@ -151,11 +156,10 @@ class Session:
     async def _ask(self, epcs: Sequence[int]) -> dict[int, bytes]:
         """Return what one Get served; learns how long the device takes; raises SilentError."""
         learnt, began = self.learnt, asyncio.get_running_loop().time()
-        try:
-            frame = await self._link.get(self.host, self.eoj, epcs, learnt.timeout_s)
-        except SilentError:
+        if (late := self._link.late(self.host)) != learnt.late:  # it does answer, only later than we waited
+            learnt.late = late
             learnt.timeout_s = min(learnt.timeout_s * 2, max(LONGEST_TIMEOUT_S, learnt.base_s))
-            raise
+        frame = await self._link.get(self.host, self.eoj, epcs, learnt.timeout_s)
         if (asyncio.get_running_loop().time() - began) * 4 < learnt.timeout_s:
             learnt.timeout_s = max(learnt.base_s, learnt.timeout_s / 2)
         return {epc: edt for epc, edt in frame.properties.items() if edt}
