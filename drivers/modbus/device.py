@@ -1,4 +1,4 @@
-"""One unit behind a link: reads what is due and learns what the unit refuses. Knows no event and no pymodbus."""
+"""One unit behind a link: reads what is due and learns what the unit refuses. Knows no event and no wire."""
 
 from __future__ import annotations
 
@@ -7,40 +7,56 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from drivers.api import Json, MalformedError, RefusedError, Value
-from drivers.modbus.link import ExceptionAnswerError, Reads, SilentError
-from drivers.modbus.planner import Block, MovedError, Point, Request, plan
+from drivers.modbus.learnt import HANGS_UP, Learnt
+from drivers.modbus.link import ExceptionAnswerError, HungUpError, Reads, ShortAnswerError, SilentError
+from drivers.modbus.planner import Block, Limits, MovedError, Point, Request, plan
+from drivers.modbus.quality import Qualities, Quality
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.sunspec import BASES, discover
 from drivers.quantities import QUANTITIES
 
-ASK_AGAIN_MS = 3_600_000
-"""Refused registers are asked once more this often: a firmware update or a woken battery may bring them."""
+PLAN_AGAIN_MS = 3_600_000
+SPOILT_BEFORE_HALVED = 3
+"""Senseless answers to one read in a row after which smaller ones are tried."""
 
 
 class Device:
     """A unit with a register map; without one it is asked for its SunSpec models at each connection."""
 
-    def __init__(self, name: str, unit: int, timeout_s: float, register_map: RegisterMap | None) -> None:
+    def __init__(
+        self, name: str, unit: int, timeout_s: float, register_map: RegisterMap | None, limits: Limits | None = None
+    ) -> None:
         self.name = name
         self.unit = unit
         self.map = register_map
         self.counts: Counter[str] = Counter()
-        self.refused: dict[str, int] = {}
+        self.learnt = Learnt()
         self.identity: dict[str, str] = {}
+        self.was_blamed = False
+        """Whether the last cut of the link taught something, so that it is worth opening it again at once."""
         self._timeout_s = timeout_s
+        self._limits = limits
+        self._qualities = Qualities()
         self._over = register_map if register_map is not None and register_map.is_sunspec else None
         self._is_sunspec = register_map is None or self._over is not None
         self._base = 0
+        self._suspects: set[Request] = set()
+        self._spoilt: Counter[Request] = Counter()
         self.connected()
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Quantity → the exception its registers were refused with, 0 for one that makes the device hang up."""
+        return self.learnt.refused
+
     def connected(self) -> None:
-        """Forget what may have changed while the link was closed."""
-        self.refused.clear()
+        """Forget what may have changed while the link was closed; what was learnt of the unit is kept."""
         self._fast: list[Block] = []
         self._slow: list[Block] = []
         self._once: list[Block] = []
         self._planned_until_ms: int | None = None
         self._slow_due_ms = 0
+        self._has_served = False
         if self._is_sunspec:
             self.map = None
 
@@ -50,21 +66,29 @@ class Device:
         A block that is refused for now or makes no sense is left out; raises SilentError, RefusedError or
         MalformedError when none was read, LinkError when the link is gone.
         """
+        self.was_blamed = False
         if self.map is None:
             self.map = await self._discover(link)
         if self._planned_until_ms is None or now_ms >= self._planned_until_ms:
             self._plan(self.map, now_ms)
         is_slow_due = now_ms >= self._slow_due_ms
         asked = bool(self._fast or self.refused or (is_slow_due and self._slow))
-        values = await self._read_once(link)
+        values: dict[str, Value] = {}
+        for are_suspects in (False, True) if self._suspects else (False,):
+            values |= await self._read_once(link, now_ms, are_suspects=are_suspects)
+            if is_slow_due:
+                values |= await self._read_all(link, self._slow, now_ms, are_suspects=are_suspects)
+            # last, so that its age is the sample's
+            values |= await self._read_all(link, self._fast, now_ms, are_suspects=are_suspects)
+        self._once = []
         if is_slow_due:
-            values |= await self._read_all(link, self._slow)
             self._slow_due_ms = now_ms + slow_every_ms
-        values |= await self._read_all(link, self._fast)  # last, so that its age is the sample's
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
-        return self.map.derived.finish(values)
+        values = self._qualities.take(self.map.derived.finish(values), now_ms)
+        await self._ask_again(link, now_ms)
+        return values
 
     def describe(self) -> dict[str, Json]:
         """Return maker, model and serial as far as the unit told, and how its counters count."""
@@ -78,57 +102,144 @@ class Device:
             **_declared(self.map),
         }
 
+    def quality(self, now_ms: int, fast_ms: int, slow_ms: int) -> dict[str, Quality]:
+        """Return how good each value is now, given how often they are read."""
+        periods = {point.quantity: slow_ms for point in self.map.points if point.poll == "slow"} if self.map else {}
+        once = {point.quantity for point in self.map.points if point.poll == "once"} if self.map else set()
+        return self._qualities.now(now_ms, fast_ms, periods, once, self.refused)
+
     def status(self) -> dict[str, Json]:
         """Return counters and refusals."""
         return {**self.counts, "refused": dict(self.refused)}
 
     def _plan(self, register_map: RegisterMap, now_ms: int) -> None:
-        self.refused.clear()
-
-        def blocks(points: Sequence[Point]) -> list[Block]:
-            return list(plan(points, register_map.limits, register_map.holes))
-
+        limits = register_map.limits if self._limits is None else register_map.limits.within(self._limits)
         by_poll: dict[str, list[Point]] = {"fast": [], "slow": [], "once": list(register_map.identity)}
         for point in register_map.points:
             by_poll[point.poll].append(point)
-        self._fast, self._slow, self._once = (blocks(by_poll[poll]) for poll in ("fast", "slow", "once"))
-        self._planned_until_ms, self._slow_due_ms = now_ms + ASK_AGAIN_MS, 0
 
-    async def _read_once(self, link: Reads) -> dict[str, Value]:
+        def blocks(points: Sequence[Point]) -> list[Block]:
+            served = [point for point in points if point.quantity not in self.refused]
+            return list(plan(served, limits, register_map.holes, self.learnt.breaks))
+
+        self._fast, self._slow, self._once = (blocks(by_poll[poll]) for poll in ("fast", "slow", "once"))
+        self._planned_until_ms, self._slow_due_ms = now_ms + PLAN_AGAIN_MS, 0
+
+    async def _read_once(self, link: Reads, now_ms: int, *, are_suspects: bool) -> dict[str, Value]:
         if not self._once or self.map is None:
             return {}
-        values = await self._read_all(link, self._once)
-        self._once = []
+        values = await self._read_all(link, self._once, now_ms, are_suspects=are_suspects)
         for point in self.map.identity:
             if isinstance(told := values.pop(point.quantity, None), str):
                 self.identity[point.quantity] = told
         return values
 
-    async def _read_all(self, link: Reads, blocks: list[Block]) -> dict[str, Value]:
-        """Read all blocks; a block that is refused for good is halved until the refused register stands alone."""
+    async def _read_all(self, link: Reads, blocks: list[Block], now_ms: int, *, are_suspects: bool) -> dict[str, Value]:
+        """Read those blocks that are suspected of making the device hang up, or those that are not.
+
+        One that is refused for good is halved until the refused register stands alone.
+        """
         values: dict[str, Value] = {}
-        waiting, kept = blocks[::-1], list[Block]()
+        waiting = [block for block in blocks[::-1] if (block.request in self._suspects) == are_suspects]
+        kept = [block for block in blocks if block not in waiting]
         while waiting:
             block = waiting.pop()
             try:
-                values |= block.decode(await link.read(self.unit, block.request, self._timeout_s))
+                values |= await self._read_block(link, block)
             except ExceptionAnswerError as error:
                 if error.final:
-                    waiting += block.halves()[::-1] or self._refuse(block, error.code)
+                    waiting += self._halve(block, error.code, now_ms)[::-1]
                     continue
                 self.counts["later"] += 1
+            except HungUpError:
+                blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms)
+                raise
+            except ShortAnswerError as error:
+                waiting += self._cut_short(block, error.data, values, now_ms)[::-1]
+                continue
             except MovedError:
+                self.learnt.forget()
                 self.connected()
                 raise
             except MalformedError:
-                self.counts["malformed"] += 1
+                kept += self._spoil(block, now_ms)
+                continue
             kept.append(block)
         blocks[:] = kept
         return values
 
-    def _refuse(self, block: Block, code: int) -> tuple[Block, ...]:
-        self.refused |= {point.quantity: code for point in block.points}
+    async def _read_block(self, link: Reads, block: Block) -> dict[str, Value]:
+        values = block.decode(await link.read(self.unit, block.request, self._timeout_s))
+        self._suspects.discard(block.request)
+        self._spoilt.pop(block.request, None)
+        self._has_served = True
+        return values
+
+    def _spoil(self, block: Block, now_ms: int) -> Sequence[Block]:
+        """Return what to read in place of a block whose answers make no sense: after a few its halves."""
+        self.counts["malformed"] += 1
+        self._spoilt[block.request] += 1
+        if self._spoilt[block.request] < SPOILT_BEFORE_HALVED or len(block.points) == 1:
+            return [block]
+        return self._halve(block, 0, now_ms)
+
+    def _halve(self, block: Block, code: int, now_ms: int) -> Sequence[Block]:
+        """Return the halves of a block that cannot be read; a single point is refused."""
+        self._spoilt.pop(block.request, None)
+        halves = block.halves()
+        if halves:
+            self.learnt.part(halves[1])
+            return halves
+        self.learnt.refuse(block, code, now_ms)
+        self._planned_until_ms = None  # the halving has gone further than the bad register asks for
         return ()
+
+    def _blame(self, block: Block, now_ms: int) -> list[Block]:
+        """Return what to read in place of a block at which the device cut the link: the second time its halves.
+
+        A link is cut for many reasons, so the device must have served something else before on the same connection;
+        only a device with a single read is given the benefit of being halved without.
+        """
+        self.counts["cuts"] += 1
+        is_single = len(self._fast) + len(self._slow) + len(self._once) <= 1 and len(block.points) > 1
+        if block.request not in self._suspects or not (self._has_served or is_single):
+            self._suspects.add(block.request)
+            return [block]
+        self._suspects.discard(block.request)
+        self.was_blamed = True
+        halves = self._halve(block, HANGS_UP, now_ms)
+        self._suspects |= {half.request for half in halves}  # one cut more is enough to convict a half
+        return [*halves]
+
+    def _cut_short(self, block: Block, data: bytes, values: dict[str, Value], now_ms: int) -> Sequence[Block]:
+        """Take the values that a truncated answer covers; returns the blocks of the others."""
+        self.counts["truncated"] += 1
+        covered = block.covered(len(data) // 2)
+        if covered is None:
+            return self._halve(block, 0, now_ms)
+        values |= covered.decode(data[: 2 * covered.request.count])
+        rest = Block([point for point in block.points if point not in covered.points])
+        self.learnt.part(rest)
+        self._planned_until_ms = None
+        return [rest]
+
+    async def _ask_again(self, link: Reads, now_ms: int) -> None:
+        """Ask for one refused point whose time has come: a firmware update or a woken battery may bring it."""
+        due = self.learnt.due(now_ms)
+        point = next((one for one in self.map.points if one.quantity in due), None) if self.map else None
+        if point is None:
+            return
+        block = Block([point])
+        self.learnt.refuse(block, self.refused[point.quantity], now_ms)  # the next time is a period away, come what may
+        try:
+            await link.read(self.unit, block.request, self._timeout_s)
+        except (RefusedError, MalformedError, SilentError):
+            return
+        except HungUpError:
+            self.was_blamed = True
+            raise
+        self.learnt.serve(point.quantity)
+        self._planned_until_ms = None
 
     async def _discover(self, link: Reads) -> RegisterMap:
         """Walk the unit's SunSpec models; a unit that is silent at one base is asked at the next one next time."""
@@ -137,7 +248,7 @@ class Device:
         while True:
             try:
                 data = await self._header(link, request)
-            except SilentError:
+            except (SilentError, HungUpError):
                 self._base = (self._base + 1) % len(BASES)
                 raise
             try:

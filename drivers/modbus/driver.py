@@ -34,7 +34,7 @@ from drivers.modbus.control import parse_control
 from drivers.modbus.device import Device
 from drivers.modbus.endpoints import Endpoint, Framing, Parity, SerialEndpoint, TcpEndpoint
 from drivers.modbus.library import find
-from drivers.modbus.link import BROADCAST, Link, SilentError
+from drivers.modbus.link import BROADCAST, HungUpError, Link, SilentError
 from drivers.modbus.register_map import RegisterMap
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
@@ -132,19 +132,18 @@ class Modbus:
         self._link = link
         self._watches = tuple(_Watch(device) for device in devices)
         self._keepers = {keeper.device: keeper for keeper in keepers}
+        self._changes_saved = 0
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Open the endpoint and poll its devices until it is lost; raises LinkError."""
-        lost = memory.get("lost")
+        lost, learnt = memory.get("lost"), memory.get("learnt")
         for watch in self._watches:
+            if isinstance(learnt, dict) and not watch.device.learnt.changes:
+                watch.device.learnt.recall(learnt.get(watch.device.name))
             watch.lost = watch.lost or (isinstance(lost, list) and watch.device.name in lost)
         try:
-            await self._link.open(self._settings.timeout_s)
-            for watch in self._watches:
-                watch.device.connected()
-            for keeper in self._keepers.values():
-                await keeper.arrive(emit, memory)
-            await self._poll(emit)
+            await self._open(emit, memory)
+            await self._poll(emit, memory)
         except LinkError as error:
             for watch in self._watches:
                 await self._missed(watch, str(error), emit)
@@ -152,6 +151,13 @@ class Modbus:
         finally:
             await self._leave()
             self._link.close()
+
+    async def _open(self, emit: Emit, memory: Memory) -> None:
+        await self._link.open(self._settings.timeout_s)
+        for watch in self._watches:
+            watch.device.connected()
+        for keeper in self._keepers.values():
+            await keeper.arrive(emit, memory)
 
     async def _leave(self) -> None:
         """Put batteries back before the link is closed; what cannot be done now is done at the next start."""
@@ -203,8 +209,14 @@ class Modbus:
         """Return whether the link is open and how each device is doing."""
         return {
             "open": self._link.is_open,
+            "link": dict(self._link.counts),
             "devices": {
-                watch.device.name: {"lost": watch.lost, "missed": watch.missed, **watch.device.status()}
+                watch.device.name: {
+                    "lost": watch.lost,
+                    "missed": watch.missed,
+                    **watch.device.status(),
+                    "quality": {name: one for name, one in self.quality(watch.device.name).items() if one != "good"},
+                }
                 for watch in self._watches
             },
             **(
@@ -214,15 +226,42 @@ class Modbus:
             ),
         }
 
-    async def _poll(self, emit: Emit) -> None:
+    def quality(self, device: str) -> dict[str, Json]:
+        """Return quantity → good, stale, bad or not_implemented for a device of this line."""
+        (watch,) = (watch for watch in self._watches if watch.device.name == device)
+        fast_ms, slow_ms = round(self._settings.poll_s * 1000), round(self._settings.slow_s * 1000)
+        return dict(watch.device.quality(self._clock.boot_ms(), fast_ms, slow_ms))
+
+    async def _poll(self, emit: Emit, memory: Memory) -> None:
         """Read every device at once after connecting, then at every tick."""
         ticks = Ticks(self._clock, self._settings.poll_s)
         loop = asyncio.get_running_loop()
         while True:
             for watch in self._watches:
                 if watch.ask_at <= loop.time():
-                    await self._read(watch, emit)
+                    await self._read_or_learn(watch, emit, memory)
+            await self._save_learnt(memory)
             await ticks.next()
+
+    async def _read_or_learn(self, watch: _Watch, emit: Emit, memory: Memory) -> None:
+        """Read a device; when it hangs up because of a register it is asked for, open the link again at once."""
+        try:
+            await self._read(watch, emit)
+        except HungUpError as error:
+            if not watch.device.was_blamed:
+                raise
+            log.debug("%s: %s", watch.device.name, error)
+            for keeper in self._keepers.values():
+                keeper.disconnected("the link was lost")
+            await self._save_learnt(memory)
+            await self._open(emit, memory)
+
+    async def _save_learnt(self, memory: Memory) -> None:
+        changes = sum(watch.device.learnt.changes for watch in self._watches)
+        if changes != self._changes_saved:
+            learnt = {watch.device.name: watch.device.learnt.saved() for watch in self._watches}
+            await memory.update({"learnt": {name: saved for name, saved in learnt.items() if saved} or None})
+            self._changes_saved = changes
 
     async def _read(self, watch: _Watch, emit: Emit) -> None:
         device = watch.device
@@ -267,7 +306,7 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     endpoint = _endpoint(settings)
     maps = {name: _map(name, device, settings.maps) for name, device in settings.devices.items()}
     devices = tuple(
-        Device(name, device.unit, device.timeout_s or settings.timeout_s, maps[name])
+        Device(name, device.unit, device.timeout_s or settings.timeout_s, maps[name], endpoint.limits)
         for name, device in settings.devices.items()
     )
     wanted = [register_map for register_map in maps.values() if register_map is not None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from drivers.modbus.frames import Reader, RtuReader, TcpReader
+from drivers.modbus.planner import MOST_REGISTERS, Limits
 
 Framing: TypeAlias = Literal["tcp", "rtu"]
 Parity: TypeAlias = Literal["N", "E", "O"]
@@ -17,6 +18,11 @@ FASTEST_QUIET_MS = 1.75
 CONVERTER_QUIET_MS = 20
 READ_OVERHEAD_BYTES = 13
 """Of a read in RTU: 8 bytes of request, 5 of answer around the registers."""
+TURNAROUND_S = 0.02
+"""What a unit thinks before it answers, as a rule."""
+LONGEST_READ_S = 0.5
+"""No read keeps the neighbours on a line waiting for longer."""
+UNLIMITED = Limits(MOST_REGISTERS, MOST_REGISTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class TcpEndpoint:
     def wire_s(self, registers: int) -> float:
         """Return how long a read of so many registers occupies the wire."""
         return _wire_s(self.baudrate, registers)
+
+    @property
+    def limits(self) -> Limits:
+        """How far reads are worth merging on this wire."""
+        return _limits(self.baudrate)
 
     def reader(self) -> Reader:
         """Return what finds answers in this endpoint's bytes."""
@@ -68,6 +79,11 @@ class SerialEndpoint:
         """Return how long a read of so many registers occupies the wire."""
         return _wire_s(self.baudrate, registers)
 
+    @property
+    def limits(self) -> Limits:
+        """How far reads are worth merging on this wire."""
+        return _limits(self.baudrate)
+
     def reader(self) -> Reader:
         """Return what finds answers in this endpoint's bytes."""
         return RtuReader()
@@ -82,3 +98,13 @@ def _quiet_ms(baudrate: int | None) -> float:
 
 def _wire_s(baudrate: int | None, registers: int) -> float:
     return BITS_PER_CHARACTER * (READ_OVERHEAD_BYTES + 2 * registers) / baudrate if baudrate else 0
+
+
+def _limits(baudrate: int | None) -> Limits:
+    """Merge over as many registers as cost no more than a read of their own would; keep a read short."""
+    if not baudrate:
+        return UNLIMITED
+    register_s = 2 * BITS_PER_CHARACTER / baudrate
+    own_read_s = _wire_s(baudrate, 0) + TURNAROUND_S + _quiet_ms(baudrate) / 1000
+    longest = int((LONGEST_READ_S - _wire_s(baudrate, 0)) / register_s)
+    return Limits(max(1, min(MOST_REGISTERS, longest)), min(MOST_REGISTERS, int(own_read_s / register_s)))

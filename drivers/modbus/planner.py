@@ -6,7 +6,7 @@ change from one read to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
@@ -76,6 +76,18 @@ class Limits:
     max_registers: int = 100
     max_gap: int = 16
 
+    def within(self, other: Limits) -> Limits:
+        """Return what both allow."""
+        return Limits(min(self.max_registers, other.max_registers), min(self.max_gap, other.max_gap))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Break:
+    """No read may cover both the register before `address` and the one at it: a device was found to answer it badly."""
+
+    space: Space
+    address: int
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -119,6 +131,12 @@ class Block:
             for quantity, encoding, at, scale in self._cells
         }
 
+    def covered(self, registers: int) -> Block | None:
+        """Return the block of those points that lie wholly in the first so many registers; None without any."""
+        end = self.request.address + registers
+        points = [point for point in self.points if point.end <= end]
+        return Block(points) if points else None
+
     def halves(self) -> tuple[Block, ...]:
         """Return two blocks with half of the points each, none for a block of one point: to corner a bad register."""
         ordered = sorted(self.points, key=lambda point: point.first)
@@ -149,14 +167,15 @@ def plan(
     points: Iterable[Point],
     limits: Limits,
     holes: Sequence[Hole] = (),
+    breaks: Collection[Break] = (),
 ) -> tuple[Block, ...]:
-    """Return the reads that carry every point once, within the limits and over no forbidden hole."""
+    """Return the reads that carry every point once, within the limits, over no forbidden hole and no break."""
     ordered = sorted(points, key=lambda point: (point.space, point.first, point.end))
     blocks: list[Block] = []
     for _, near in groupby(ordered, key=lambda point: point.space):
         group: list[Point] = []
         for point in near:
-            if group and not _joins(group, point, limits, holes):
+            if group and not _joins(group, point, limits, holes, breaks):
                 blocks.append(Block(group))
                 group = []
             group.append(point)
@@ -169,10 +188,14 @@ def crosses(space: Space, first: int, end: int, holes: Iterable[Hole]) -> Hole |
     return next((hole for hole in holes if hole.space == space and first <= hole.last and hole.first < end), None)
 
 
-def _joins(group: Sequence[Point], point: Point, limits: Limits, holes: Sequence[Hole]) -> bool:
+def _joins(
+    group: Sequence[Point], point: Point, limits: Limits, holes: Sequence[Hole], breaks: Collection[Break]
+) -> bool:
     first, end = group[0].first, max(member.end for member in group)
+    last = max(end, point.end)
     return (
         point.first - end <= limits.max_gap
-        and max(end, point.end) - first <= limits.max_registers
-        and crosses(point.space, first, max(end, point.end), holes) is None
+        and last - first <= limits.max_registers
+        and crosses(point.space, first, last, holes) is None
+        and not any(one.space == point.space and first < one.address < last for one in breaks)
     )

@@ -1,0 +1,64 @@
+"""How good each value of a device is: good, stale, bad or not implemented. Pure: reads nothing and asks no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal, TypeAlias
+
+from drivers.api import Value
+from drivers.quantities import QUANTITIES
+
+Quality: TypeAlias = Literal["good", "stale", "bad", "not_implemented"]
+"""`bad`: refused by the device, or it had a value and has none now. `not_implemented`: it never had one."""
+
+PERIODS_UNTIL_STALE = 2.5
+
+
+class Qualities:
+    """When each quantity was read last, and whether it had a value."""
+
+    def __init__(self) -> None:
+        self._read_ms: dict[str, int] = {}
+        self._values: dict[str, Value] = {}
+        self._without_value: set[str] = set()
+
+    def take(self, values: dict[str, Value], now_ms: int) -> dict[str, Value]:
+        """Note what was read and return it; a counter that fell to 0 has no value, because 0 is no reading of it.
+
+        Inverters serve 0 as their energy while they sleep or wake up; a meter that is really replaced counts up soon.
+        """
+        for name, value in values.items():
+            if value == 0 and _is_counter(name) and self._values.get(name):
+                values[name] = None
+            elif value is not None:
+                self._values[name] = value
+            self._read_ms[name] = now_ms
+        self._without_value -= values.keys()
+        self._without_value |= {name for name, value in values.items() if value is None}
+        return values
+
+    def now(
+        self,
+        now_ms: int,
+        period_ms: int,
+        periods_ms: Mapping[str, int],
+        once: Collection[str],
+        refused: Collection[str],
+    ) -> dict[str, Quality]:
+        """Return the quality of each quantity that was read or refused; `once` are never stale."""
+        qualities: dict[str, Quality] = dict.fromkeys(refused, "bad")
+        for name, read_ms in self._read_ms.items():
+            late = now_ms - read_ms > PERIODS_UNTIL_STALE * periods_ms.get(name, period_ms)
+            qualities.setdefault(name, self._quality(name, is_late=late and name not in once))
+        return qualities
+
+    def _quality(self, name: str, *, is_late: bool) -> Quality:
+        if is_late:
+            return "stale"
+        if name in self._without_value:
+            return "bad" if name in self._values else "not_implemented"
+        return "good"
+
+
+def _is_counter(name: str) -> bool:
+    return name in QUANTITIES and QUANTITIES[name].kind == "counter"
