@@ -62,9 +62,9 @@ class Town:
         self.simulation = simulation
         self.seed = seed
         self.broker_socket = home / "broker.sock"
-        self.http_port = _free_port()
-        self.inverter_port = _free_port()
-        self.lamp_port = _free_port()
+        self.http_port = free_port()
+        self.inverter_port = free_port()
+        self.lamp_port = free_port()
         self._write_broker()
         self._write_aggregator()
         (home / "secrets").mkdir(mode=0o700)
@@ -180,7 +180,7 @@ class Town:
         (self.home / "aggregator.yaml").write_text(yaml.safe_dump(table))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
