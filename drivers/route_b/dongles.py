@@ -12,7 +12,7 @@ from drivers.route_b.echonet import Frame
 from drivers.route_b.joining import Joining
 from drivers.route_b.link import open_port
 from drivers.route_b.requests import Limits, Question
-from drivers.route_b.session import Credentials, Session, Timeouts
+from drivers.route_b.session import Credentials, Port, Session, Timeouts
 
 
 class MeterLink(Protocol):
@@ -50,6 +50,8 @@ class Opening:
     clock: Clock
     joining: Joining
     memory: Memory
+    tap: Callable[[Port], Port] = lambda port: port
+    """Listens in on the bytes."""
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +59,7 @@ async def open_dongle(opening: Opening) -> AsyncIterator[MeterLink]:
     """Open the port for this process alone and close it in the end; raises LinkError."""
     async with open_port(opening.port) as port:
         yield Session(
-            port,
+            opening.tap(port),
             opening.credentials,
             opening.hear,
             opening.timeouts,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import hashlib
 import logging
 import random
-import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -15,17 +14,32 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from drivers.api import ConfigError, Context, DriverError, Emit, Event, Json, Memory, RefusedError, Sample
+from drivers.api import (
+    Context,
+    CredentialsError,
+    DriverError,
+    Emit,
+    Event,
+    Json,
+    Memory,
+    RefusedCredentialsError,
+    RefusedError,
+    Sample,
+)
 from drivers.polling import Ticks
 from drivers.route_b import meter
+from drivers.route_b.awaiting import AwaitingCredentials
+from drivers.route_b.credentials import REMEDY, read_credentials
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
 from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.joining import Joining
 from drivers.route_b.known import Known
 from drivers.route_b.meter import AtHalfHour
+from drivers.route_b.radio import Gauge
 from drivers.route_b.repair import Repair
 from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
 from drivers.route_b.session import Credentials, Timeouts
+from drivers.route_b.transcript import Transcript
 from drivers.settings import Table, convert
 
 log = logging.getLogger(__name__)
@@ -38,6 +52,8 @@ HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 SILENT_POLLS = 3
 """Polls without an answer after which the session is taken for dead although nobody said so."""
+REFUSALS = 2
+"""So many refused joins one after another make credentials that never worked wrong ones."""
 HALF_HOUR_MS = 30 * 60_000
 NOTIFIED_WITHIN_MS = 5 * 60_000
 """A meter notifies its half-hourly reading within 5 minutes (AIF specification 3.2.1); later it must be asked."""
@@ -58,40 +74,17 @@ class Settings(Table, frozen=True):
     answer_timeout_s: _Seconds = 60.0
 
 
-def create(context: Context, settings: Mapping[str, Any]) -> RouteB:
-    """Build the driver from its table; opens nothing; raises ConfigError."""
+def create(context: Context, settings: Mapping[str, Any]) -> RouteB | AwaitingCredentials:
+    """Build the driver from its table; opens nothing; raises ConfigError. Without credentials it waits for them."""
     table = convert(settings, Settings)
-    return RouteB(context, table, read_credentials(context.secret, table.credentials))
 
+    def build() -> RouteB:
+        return RouteB(context, table, read_credentials(context.secret, table.credentials))
 
-def read_credentials(secret: Callable[[str], str], name: str) -> Credentials:
-    """Return the credentials kept under a name; raises ConfigError, whose text never holds them."""
     try:
-        text = secret(name)
-    except ConfigError as error:
-        raise error.under("credentials") from error
-    except (KeyError, OSError) as error:
-        raise ConfigError("credentials", "the secret is missing", "store it as the manual says", name) from error
-    try:
-        return parse_credentials(text)
-    except ValueError as error:
-        remedy = 'write {"id": "32 hexadecimal digits", "password": "12 characters"}'
-        raise ConfigError("credentials", str(error), remedy, name) from None
-
-
-def parse_credentials(text: str) -> Credentials:
-    """Return credentials from JSON as typed off a letter, with spaces or full-width characters; raises ValueError."""
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("the secret is not JSON") from None
-    fields = [table.get(key) if isinstance(table, dict) else None for key in ("id", "password")]
-    route_b_id, password = ("".join(unicodedata.normalize("NFKC", str(field or "")).split()) for field in fields)
-    if len(route_b_id) != 32 or not all(digit in "0123456789abcdefABCDEF" for digit in route_b_id):
-        raise ValueError(f"the id has {len(route_b_id)} characters or some that are not hexadecimal digits")
-    if len(password) != 12 or not (password.isascii() and password.isalnum()):
-        raise ValueError(f"the password has {len(password)} characters or some that are no letters or digits")
-    return Credentials(route_b_id.upper(), password)
+        return build()
+    except CredentialsError as missing:
+        return AwaitingCredentials(table.device or context.name, missing, build)
 
 
 class RouteB:
@@ -125,6 +118,10 @@ class RouteB:
         self._newest_half_hour: int | None = None  # unix ms, as the meter names it
         self._asked_half_hour: int | None = None
         self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
+        self._transcript = Transcript(context.clock)
+        self._gauge = Gauge()
+        self._trouble: str | None = None
+        self._refusals = 0  # of these credentials, one after another
         self._counts = dict.fromkeys(("polls", "failures", "malformed_values", "overflows"), 0)
 
     @property
@@ -152,6 +149,7 @@ class RouteB:
             report |= session.status()
             if session.limited:
                 report["state"] = "limited"
+        report |= self._way_there()
         report["refused"] = [*self._known.refused]
         report["meter_fault"] = self._known.fault
         if self._repair is not None:
@@ -159,13 +157,37 @@ class RouteB:
             report["meter_clock_off_s"] = self._repair.offset_s
         return report
 
+    def _way_there(self) -> dict[str, Json]:
+        """Return what an installer asks about: the network, the join, what stands in the way."""
+        pan, joining = self._joining.pan, self._joining
+        return {
+            "channel": None if pan is None else pan.channel,
+            "pan_id": None if pan is None else f"{pan.pan_id:04X}",
+            "nothing_found": joining.nothing_found,
+            "join_s": joining.join_s,
+            "refusals": self._refusals,
+            "history": self._known.offers(meter.HISTORY_IMPORT) if self._known.scaled else None,
+            "trouble": self._trouble,
+        }
+
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
-        """Carry out `history {"days": […]}`: read days of the meter's memory again; raises RefusedError."""
-        if name != "history":
-            raise RefusedError(f"no command {name!r}; known: history")
-        if self._repair is None:
-            raise RefusedError("the meter was not reached yet; ask again later")
-        return self._repair.ask_for(arguments.get("days"))
+        """Carry out `history {"days": […]}` (read days of the meter's memory again), `signal` or `transcript`."""
+        match name:
+            case "history":
+                if self._repair is None:
+                    raise RefusedError("the meter was not reached yet; ask again later")
+                return self._repair.ask_for(arguments.get("days"))
+            case "signal":
+                return {"state": self.status()["state"], **(await self._signal())}
+            case "transcript":
+                return {"lines": self._transcript.shown(self._credentials)}
+        raise RefusedError(f"no command {name!r}; known: history, signal, transcript")
+
+    async def _signal(self) -> dict[str, Json]:
+        """Return what a person who moves the dongle wants to see."""
+        if self._session is None or self._state != "joined":
+            return {"rssi_dbm": None, "answered_s": None, "trouble": self._trouble}
+        return await self._gauge.measure(self._session)
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Serve the port until cancelled; raises LinkError, RefusedError or ConfigError."""
@@ -180,10 +202,11 @@ class RouteB:
                     group.create_task(self._serve(session, emit, memory), name=f"{self._device} poll")
         except BaseExceptionGroup as failures:
             error = _first_cause(failures)
-            await self._lose(emit, str(error) if isinstance(error, DriverError) else "a fault of the driver")
+            said = str(error) if isinstance(error, DriverError) else "a fault of the driver"
+            await self._lose(emit, said, logging.DEBUG)  # whoever runs us says why aloud
             raise error from None
         except DriverError as error:
-            await self._lose(emit, str(error))
+            await self._lose(emit, str(error), logging.DEBUG)
             raise
         finally:
             self._state = "closed"
@@ -198,6 +221,7 @@ class RouteB:
             clock=self._clock,
             joining=self._joining,
             memory=memory,
+            tap=self._transcript.tapped,
         )
 
     # The life of the meter's session.
@@ -210,14 +234,39 @@ class RouteB:
                 await self._poll_until_lost(session, emit, memory, waits)
             except (NoAnswerError, SessionLostError) as error:
                 await self._lose(emit, str(error))
+            except RefusedError as error:
+                await self._lose(emit, str(error))
+                self._judge_refusal(memory)
             self._state = "waiting"
             await asyncio.sleep(waits.next_s())
+
+    def _judge_refusal(self, memory: Memory) -> None:
+        """Raise RefusedCredentialsError where the credentials must be wrong.
+
+        A bad radio can spoil a handshake so that it looks like a refusal: one alone proves nothing, and nothing does
+        against credentials that have let us in before.
+        """
+        self._refusals += 1
+        if self._refusals >= REFUSALS and memory.get("proven") != self._fingerprint():
+            problem = "the meter has answered and refuses the route-B ID or the password"
+            remedy = (
+                "パスワードとIDの先頭24文字を確認 / check the password and the first 24 characters of the ID; " + REMEDY
+            )
+            raise RefusedCredentialsError("credentials", problem, remedy, self._settings.credentials)
+
+    def _fingerprint(self) -> str:
+        """Tell one pair of credentials from another without giving it away."""
+        words = f"{self._credentials.route_b_id} {self._credentials.password}"
+        return hashlib.sha256(words.encode()).hexdigest()[:8]
 
     async def _join(self, session: MeterLink, memory: Memory) -> None:
         """Reach the meter, and forget what the one before said of itself."""
         self._state = "connecting"
         await session.connect(memory)
         self._state = "joined"
+        self._refusals = 0
+        if memory.get("proven") != (proof := self._fingerprint()):
+            await memory.update({"proven": proof})
         self._known.start(memory)
         if self._repair is not None:
             self._repair.joined()
@@ -243,10 +292,11 @@ class RouteB:
                 await self._repair_between_polls(session)
             await ticks.next()
 
-    async def _lose(self, emit: Emit, reason: str) -> None:
+    async def _lose(self, emit: Emit, reason: str, level: int = logging.WARNING) -> None:
+        self._trouble = reason
         if self._reachable:
             self._reachable = False
-            log.warning("%s: %s", self._device, reason)
+            log.log(level, "%s: %s", self._device, reason)
             await emit(Event(self._device, "device_lost", self._clock.boot_ms(), {"reason": reason}))
         else:
             log.debug("%s: %s", self._device, reason)
@@ -267,6 +317,7 @@ class RouteB:
             raise NoAnswerError("the meter refuses every value asked for")
         await self._known.note_refusals(frame, memory)
         self._counts["polls"] += 1
+        self._trouble = None
         self._counts["malformed_values"] += len(problems)
         stranger = self._known.is_stranger(memory)  # before its registers are noted for the former one
         self._known.note_registers(values)

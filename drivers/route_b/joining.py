@@ -42,6 +42,9 @@ class Joining:
         self.joins = 0
         self.attempts = 0
         self.scans = 0
+        self.pan: Pan | None = None  # the network last tried
+        self.nothing_found = False  # in the last scan
+        self.join_s: float | None = None  # how long the last successful join took
 
     async def connect(self, network: Network, memory: Memory) -> None:
         """Join the remembered network, or find it anew when that fails; the network found is remembered."""
@@ -56,6 +59,7 @@ class Joining:
         self.scans += 1
         await network.prepare()
         pan = await network.scan()
+        self.nothing_found = pan is None
         if pan is None:
             raise NoAnswerError("no meter answers the scan; check the route-B ID and the dongle's place")
         await self._join(network, pan)
@@ -69,7 +73,10 @@ class Joining:
         self.state = "joining"
         self._last_s = loop.time()
         self.attempts += 1
+        self.pan = pan
         await network.join(pan)
+        self.nothing_found = False
+        self.join_s = round(loop.time() - self._last_s, 1)
         self.joins += 1
         self.state = "joined"
 

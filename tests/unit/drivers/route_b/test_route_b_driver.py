@@ -7,10 +7,12 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.api import ConfigError, Context, LinkError, RefusedError
+from drivers.api import ConfigError, Context, CredentialsError, LinkError, RefusedCredentialsError, RefusedError
+from drivers.contract import DictMemory, FastClock
 from drivers.route_b import driver as driver_module
 from drivers.route_b import joining
-from drivers.route_b.driver import RouteB, create, parse_credentials
+from drivers.route_b.credentials import parse_credentials
+from drivers.route_b.driver import RouteB, create
 from drivers.route_b.echonet import FrameError
 from drivers.route_b.session import Timeouts
 
@@ -18,6 +20,8 @@ SCALING = "62" + "03E100D300D700"
 C02 = "1081000102880105FF017302EA0B07E70C13001E000000458EEB0B07E70C13001E0000000015"
 H01 = "1081029F02880105FF017402EA0B07E501121200000000FBD2EB0B07E5011212000000000009"
 H02 = "1081029F05FF010288017A02EA00EB00"
+ROUTE_B_ID, PASSWORD = "00112233445566778899AABBCCDDEEFF", "0123456789AB"
+CREDENTIALS = f'{{"id": "{ROUTE_B_ID}", "password": "{PASSWORD}"}}'
 
 
 @pytest.fixture(autouse=True)
@@ -203,9 +207,75 @@ async def test_a_meter_that_answers_the_join_and_declines_has_refused(dongle, wo
     dongle.answers["SKJOIN"] = decline
     async with working(dongle) as bench:
         await bench.until(lambda: bench.error)
-    assert isinstance(bench.error, RefusedError)
-    assert dongle.count("SKJOIN") == 1
+        assert bench.driver.status()["refusals"] == 2
+    assert isinstance(bench.error, RefusedCredentialsError)
+    assert "the first 24 characters" in bench.error.remedy
+    assert dongle.count("SKJOIN") == 2  # one may be the radio's fault
     assert [event.kind for event in bench.events] == ["device_lost"]
+
+
+async def test_credentials_that_have_let_us_in_before_are_never_taken_for_wrong(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+    memory, refused = bench.memory, iter(range(5))
+
+    def decline():
+        if next(refused, None) is None:
+            return dongle._usual("SKJOIN")
+        dongle.say("OK\r\n")
+        dongle.pana()
+        dongle.event(24)
+        return None
+
+    dongle.answers["SKJOIN"] = decline
+    async with working(dongle, memory) as again:
+        await again.until(lambda: again.samples)
+    assert again.error is None
+    assert [event.kind for event in again.events] == ["device_lost", "device_back"]
+    assert "0123456789AB" not in str(memory.kept)
+
+
+async def test_a_person_who_moves_the_dongle_gets_the_strength_anew(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        told = await bench.driver.command("signal", {})
+        assert (told["state"], told["rssi_dbm"], told["follows"]) == ("joined", -79.5, True)
+        assert told["answered_s"] < 6
+        assert await bench.driver.command("signal", {}) == told  # at once: nothing is sent again
+        with pytest.raises(RefusedError, match="known: history, signal, transcript"):
+            await bench.driver.command("dance", {})
+
+
+async def test_the_transcript_of_a_real_join_holds_no_secret(dongle, working):
+    def let_in():
+        dongle.say("OK\r\n")
+        dongle.pana()
+        dongle.event(25)
+
+    dongle.answers["SKJOIN"] = let_in
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        lines = [text for _, _, text in (await bench.driver.command("transcript", {}))["lines"]]
+    assert "SKSETPWD ****" in lines
+    assert any("02CC (PANA)" in line for line in lines)
+    assert any(line.startswith("EVER") for line in lines)
+    text = "\n".join(lines)
+    assert not any(len(set(piece := ROUTE_B_ID[at : at + 4])) > 2 and piece in text for at in range(29))
+    assert not any(PASSWORD[at : at + 4] in text for at in range(9))
+
+
+async def test_the_status_tells_an_installer_how_far_it_came(dongle, working):
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.half_hours)
+        status = bench.driver.status()
+    assert (status["channel"], status["pan_id"], status["nothing_found"], status["refusals"]) == (
+        0x31,
+        "6677",
+        False,
+        0,
+    )
+    assert status["join_s"] < 5
+    assert status["trouble"] is None
 
 
 async def test_a_join_without_any_answer_is_tried_again_not_called_refused(dongle, working):
@@ -428,14 +498,14 @@ async def test_no_secret_reaches_a_log_an_event_or_the_status(dongle, working, c
         await bench.until(lambda: bench.error)
         status = bench.driver.status()
     assert "EVENT 24" in caplog.text
-    assert isinstance(bench.error, RefusedError)
+    assert isinstance(bench.error, RefusedCredentialsError)
     shown = f"{caplog.text} {bench.items} {status} {bench.memory.kept} {bench.error!r} {bench.driver._credentials!r}"
     for secret in secrets:
         assert secret not in shown.upper()
 
 
 def context(secret):
-    return Context("meter", None, secret)
+    return Context("meter", FastClock(), secret)
 
 
 TABLE = {"port": "/dev/ttyUSB0", "credentials": "route-b"}
@@ -482,24 +552,32 @@ def test_credentials_may_be_typed_as_the_letter_prints_them(text):
         '{"id": "00112233445566778899AABBCCDDEEFF", "password": "SECRET-12345"}',
     ],
 )
-def test_credentials_that_cannot_be_are_a_configuration_error_that_does_not_show_them(text):
-    with pytest.raises(ConfigError) as caught:
-        create(context(lambda name: text), TABLE)
+async def test_credentials_that_cannot_be_are_waited_for_without_being_shown(text):
+    driver = create(context(lambda name: text), TABLE)
+    assert driver.status() == {"state": "waiting_for_credentials"}
+    with pytest.raises(CredentialsError) as caught:
+        await driver.run(None, None)
     assert caught.value.key == "credentials"
     assert "0123456789AB" not in str(caught.value)
     assert "SECRET" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_missing_credentials_are_a_configuration_error():
-    with pytest.raises(ConfigError, match="the secret is missing"):
-        create(context({}.__getitem__), TABLE)
+async def test_a_driver_whose_credentials_come_later_begins_when_they_are_there(dongle):
+    kept = {}
+    driver = create(context(kept.__getitem__), {**TABLE, "port": dongle.path})
+    assert "the secret is missing" in str(driver.awaits())
+    kept["route-b"] = CREDENTIALS
+    samples = asyncio.Event()
 
-    def absent(name):
-        raise ConfigError("secret", "the secret is not in /etc", "put it there", name)
+    async def emit(item, remember=None):
+        samples.set()
 
-    with pytest.raises(ConfigError, match=r"credentials\.secret"):
-        create(context(absent), TABLE)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(driver.run(emit, DictMemory()))
+        await asyncio.wait_for(samples.wait(), 10)
+        assert driver.awaits() is None
+        running.cancel()
 
 
 @pytest.mark.parametrize(
