@@ -340,8 +340,11 @@ class Agent:
         return told | ({"quantities": own} if own else {})
 
     async def _driver_command(self, name: str, arguments: Mapping[str, Json]) -> Any:
-        """Carry out `driver.command`."""
-        driver, _, command = name.partition(".")
+        """Carry out `driver.command`; a bare `command` is for the driver of `device`, else of the grid's meter."""
+        driver, dot, command = name.partition(".")
+        if not dot:
+            device = arguments.get("device") or self._document.roles.grid
+            driver, command = self._owners.get(str(device), ""), name
         if not command or driver not in self.supervisors:
             raise RefusedError(f"no command {name!r}; known: {', '.join(self._handlers())}, and driver.command")
         return await self.supervisors[driver].command(command, arguments)

@@ -229,6 +229,7 @@ async def test_a_drivers_commands_are_carried_out_under_its_name(outside, writte
     async with serving(written({"rain": {"driver": "outside", "how": "well"}, "wave": sine()})) as agent:
         assert (await ask(agent, "status"))["drivers"]["rain"]["detail"] == {"runs": 1}
         assert await ask(agent, "rain.measure") == {"did": "measure"}
+        assert await ask(agent, "measure", device="rain") == {"did": "measure"}
         for name, says in (
             ("rain.dance", "not today"),
             ("wave.dance", "takes no commands"),
