@@ -19,6 +19,7 @@ from aggregator.broker import Broker, Message, read_password
 from aggregator.config import Settings
 from aggregator.ingest import Reading, Rules, read
 from aggregator.live import Live
+from aggregator.services.half_hours import HalfHourService
 from aggregator.sqlite import SqliteStore
 from aggregator.store import Outcome, Store, StoreError
 from edge_agent import wire
@@ -149,7 +150,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> None:
     live, vitals = Live(unix_ms), Vitals()
     await _remember(store, live)
-    broker = Broker(settings.mqtt, lambda message: live.hear(message.topic, message.payload, retained=message.retained))
+    broker = Broker(settings.mqtt, lambda message: _hear(message, live, half_hours))
+    half_hours = HalfHourService(store, live, broker.publish, settings.half_hours, unix_ms)
     ingest = Ingest(broker, store, live, Rules(settings.accept_simulated), vitals)
     api = create_api(store, live, unix_ms, lambda: _health(broker, live, vitals))
     options = uvicorn.Config(
@@ -170,6 +172,8 @@ async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> None:
             tasks.create_task(broker.run(), name="broker")
             tasks.create_task(ingest.run(), name="ingest")
             tasks.create_task(ingest.sweep(), name="sweep")
+            if settings.half_hours.days:
+                tasks.create_task(half_hours.run(), name="half hours")
             http = tasks.create_task(_serve_http(server, settings), name="http")
             await stop.wait()
             live.close()
@@ -178,6 +182,14 @@ async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> None:
             raise StoppedError
     except* StoppedError:
         log.info("stopped")
+
+
+def _hear(message: Message, live: Live, half_hours: HalfHourService) -> bool:
+    """Give a message to whoever listens; tells whether the database needs it too. Answers to commands it does not."""
+    if message.topic.split("/")[3:4] == ["response"]:
+        half_hours.hear(message.topic, message.payload)
+        return False
+    return live.hear(message.topic, message.payload, retained=message.retained)
 
 
 async def _serve_http(server: uvicorn.Server, settings: Settings) -> None:

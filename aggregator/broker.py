@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 SUBSCRIPTIONS = (
     *((f"{wire.UP}/+/{kind}", 1) for kind in ("telemetry", "backfill", "events", "passages", "state", "meta")),
+    (f"{wire.UP}/+/response/+", 1),
     (f"{wire.UP}/+/now/+", 0),
     (f"{wire.UP}/+/health", 0),
 )

@@ -51,12 +51,21 @@ class Http(Table, frozen=True):
     port: Port = 8080
 
 
+class HalfHours(Table, frozen=True):
+    """`half_hours`: how far back and how often half hours that are missing are asked for; `days: 0` never."""
+
+    days: Annotated[int, Meta(ge=0, le=99)] = 99
+    check_s: Annotated[float, Meta(ge=1, le=86400)] = 3600.0
+    after_return_s: Annotated[float, Meta(ge=0.1, le=3600)] = 120.0
+
+
 class Settings(Table, frozen=True):
     """The whole file."""
 
     store: StoreSettings
     mqtt: Mqtt = Mqtt()
     http: Http = Http()
+    half_hours: HalfHours = HalfHours()
     accept_simulated: bool = False
     log: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -122,6 +122,10 @@ class Live:
         """Return what is known of a gateway now."""
         return self._houses.get(gateway) or House()
 
+    def online(self) -> list[str]:
+        """Return the gateways that say they are online."""
+        return [name for name, house in self._houses.items() if house.state and house.state.state == "online"]
+
     def tell(self, event: NewEvent) -> None:
         """Hand an event on that has just been stored; passages under a name of their own."""
         name = "passage" if event.personal else "event"

@@ -121,6 +121,16 @@ def before(
     return None
 
 
+def oldest(connection: sqlite3.Connection, gateway: str, device: str, quantity: str) -> int | None:
+    """Return the unix ms of the first device-timed reading of a quantity, or None."""
+    for source, _ in _sources(connection, gateway, device):
+        row = connection.execute(
+            "SELECT min(utc_ms) FROM device_value WHERE source = ? AND quantity = ?", (source, quantity)
+        ).fetchone()
+        return row[0]  # type: ignore[no-any-return]  # an INTEGER column
+    return None
+
+
 def events(
     connection: sqlite3.Connection,
     gateway: str | None,

@@ -88,6 +88,10 @@ class SqliteStore:
         """Return the last reading with oldest <= time < at."""
         return await self._read(queries.before, gateway, device, quantity, at_ms, oldest_ms)
 
+    async def oldest(self, gateway: str, device: str, quantity: str) -> int | None:
+        """Return the unix ms of the first device-timed reading of a quantity, or None."""
+        return await self._read(queries.oldest, gateway, device, quantity)
+
     async def events(
         self, gateway: str | None, *, personal: bool, from_ms: int, to_ms: int, kinds: Sequence[str], limit: int
     ) -> list[dict[str, Any]]:

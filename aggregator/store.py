@@ -90,6 +90,9 @@ class Store(Protocol):
     async def before(self, gateway: str, device: str, quantity: str, at_ms: int, oldest_ms: int) -> Point | None:
         """Return the last reading with oldest <= time < at."""
 
+    async def oldest(self, gateway: str, device: str, quantity: str) -> int | None:
+        """Return the unix ms of the first device-timed reading of a quantity, or None."""
+
     async def events(
         self, gateway: str | None, *, personal: bool, from_ms: int, to_ms: int, kinds: Sequence[str], limit: int
     ) -> list[dict[str, Any]]:
