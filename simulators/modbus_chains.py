@@ -65,7 +65,7 @@ _STRING: Mapping[str, _Shows] = {
 }
 
 
-def chain_of(ids: Sequence[int], device: str = "inverter") -> Unit:
+def chain_of(ids: Sequence[int], device: str = "inverter", maker: str = "edge-gateway") -> Unit:
     """Return a unit with these models in this order; raises ValueError for one that is not in the table."""
     constants = {BASE: 0x5375, BASE + 1: 0x6E53}
     cells: list[Cell] = []
@@ -76,7 +76,7 @@ def chain_of(ids: Sequence[int], device: str = "inverter") -> Unit:
             raise ValueError(f"model {number} is not known; known ones stand in drivers/modbus/sunspec_models.py")
         length = _length(rows)
         for address, row, repetition in _placed(rows, at):
-            constants |= _constant(address, row, number)
+            constants |= _constant(address, row, number, maker)
             if shows := _shown(number, row, repetition):
                 cells.append(_cell(address, row, shows))
         constants |= {at: number, at + 1: length}
@@ -105,10 +105,10 @@ def _placed(rows: Table, at: int) -> Iterator[tuple[int, Row, int]]:
             yield at + rows.group_at + repetition * rows.stride + row.at, row, repetition + 1
 
 
-def _constant(address: int, row: Row, model: int) -> dict[int, int]:
+def _constant(address: int, row: Row, model: int, maker: str) -> dict[int, int]:
     """Return what a point holds that shows nothing: its scale factor, its text, or "not implemented"."""
     if row.type == "string":
-        told = {"Mn": "edge-gateway", "Md": "Simulated chain", "Vr": "1", "SN": "SIM0000000003"}.get(row.name, "")
+        told = {"Mn": maker, "Md": "Simulated chain", "Vr": "1", "SN": "SIM0000000003"}.get(row.name, "")
         data = (told if model == 1 else "").encode().ljust(2 * row.words, b"\0")
         return {address + index: word for index, word in enumerate(struct.unpack(f">{row.words}H", data))}
     if row.type == "sunssf":

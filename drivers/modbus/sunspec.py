@@ -15,7 +15,7 @@ from drivers.api import MalformedError
 from drivers.modbus.planner import Request
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.registers import text
-from drivers.modbus.sunspec_points import LIMITS, PORTS, Builder, Model, port_types
+from drivers.modbus.sunspec_points import LIMITS, NAMEPLATE, PORTS, Builder, Model, port_types
 
 MARKER = b"SunS"
 BASES = (40000, 0, 50000)
@@ -40,11 +40,12 @@ class Chain:
     models: tuple[Model, ...]
     identity: Mapping[str, str]
     port_types: tuple[int, ...] = ()
+    der_type: int | None = None
 
     def register_map(self) -> RegisterMap:
         """Return the points of the models that homes have; raises MalformedError when there is none."""
         maker = self.identity.get("maker", "SunSpec")
-        builder = Builder(self.models, maker, self.port_types)
+        builder = Builder(self.models, maker, self.port_types, self.der_type)
         derived = builder.build()
         points = tuple(builder.points.values())
         if not points:
@@ -69,6 +70,7 @@ def _walk(address: int) -> Walk:
     models: list[Model] = []
     identity: dict[str, str] = {}
     ports: tuple[int, ...] = ()
+    der_type: int | None = None
     while len(models) < MAX_MODELS and address + 2 <= 0x10000:
         header = yield Request("holding", address, 2)
         if header is None or len(header) != 4:
@@ -84,10 +86,13 @@ def _walk(address: int) -> Walk:
         if model.id == PORTS and not ports:
             data = yield Request("holding", model.address, min(model.length + 2, LIMITS.max_registers))
             ports = tuple(port_types(model, data or b""))
+        if model.id == NAMEPLATE and der_type is None:
+            data = yield Request("holding", model.address + 2, 1)
+            der_type = int.from_bytes(data, "big") if data is not None and len(data) == 2 else None
         address = model.end
     else:
         raise MalformedError(f"the chain of models does not end within {MAX_MODELS} models")
-    return Chain(tuple(models), identity, ports)
+    return Chain(tuple(models), identity, ports, der_type)
 
 
 def _header(data: bytes, address: int) -> tuple[int, int, int]:

@@ -23,7 +23,9 @@ LIMITS = Limits(max_registers=125, max_gap=16)
 INVERTERS = (101, 102, 103, 111, 112, 113, 701)
 METERS = (201, 202, 203, 204, 211, 212, 213, 214)
 STORAGE = (124, 713, 802)
-STRINGS, PORTS = 160, 714
+STRINGS, PORTS, NAMEPLATE = 160, 714, 120
+PV_ONLY = 4
+"""What model 120 says of an inverter that can have no battery (DERTyp), whatever storage models it shows."""
 MOST_STRINGS = 6
 
 EXPORT_COUNTS_PLUS = ("SolarEdge",)
@@ -203,14 +205,17 @@ _SLOW = ((123, "WMaxLimPct", "power_limit_percent"),)
 class Builder:
     """Collects the points of one chain; each quantity is taken from the first place that has it."""
 
-    def __init__(self, models: Sequence[Model], maker: str, port_types: Sequence[int] = ()) -> None:
+    def __init__(
+        self, models: Sequence[Model], maker: str, port_types: Sequence[int] = (), der_type: int | None = None
+    ) -> None:
         self.points: dict[str, Point] = {}
         self.declared: dict[str, Declared] = {}
         self._models, self._maker, self._port_types = models, maker, port_types
         self._hidden: set[str] = set()
         self._exponents: dict[str, str] = {}
         self._sums: list[Sum] = []
-        self._has_storage = any(model.id in STORAGE for model in models) or 1 in port_types
+        shows_storage = any(model.id in STORAGE for model in models) or 1 in port_types
+        self._has_storage = shows_storage and der_type != PV_ONLY
 
     def build(self) -> Derived:
         """Fill `points` and return how they become quantities."""

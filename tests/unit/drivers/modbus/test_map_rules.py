@@ -98,7 +98,11 @@ def test_a_total_stands_in_for_a_point_that_the_device_does_not_serve():
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from("abcde"), st.none() | st.integers() | st.decimals(allow_nan=False) | st.text(max_size=3)
+        st.sampled_from("abcde"),
+        st.none()
+        | st.integers()
+        | st.decimals(-(10**300), 10**300, allow_nan=False, allow_infinity=False)
+        | st.text(max_size=3),
     )
 )
 def test_any_values_can_be_finished(values):
@@ -108,11 +112,7 @@ def test_any_values_can_be_finished(values):
         frozenset({"c"}),
         {"e": "c"},
     )
-    try:
-        shown = derived.finish(dict(values))
-    except ArithmeticError:
-        assert any(isinstance(value, Decimal) and abs(value.adjusted()) > 1000 for value in values.values())
-        return
+    shown = derived.finish(dict(values))
     assert "c" not in shown
     assert shown.keys() - values.keys() <= {"t", "u"}
 

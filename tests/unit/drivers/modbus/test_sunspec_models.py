@@ -1,18 +1,23 @@
 """The table of SunSpec models: as the official files have it, and decoded as another library decodes it."""
 
 import json
+import struct
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from drivers.api import MalformedError
 from drivers.modbus.planner import Request, plan
 from drivers.modbus.registers import decode
 from drivers.modbus.sunspec import discover
 from drivers.modbus.sunspec_models import MODELS
 from drivers.modbus.sunspec_points import LIMITS, Model, encoding_of, port_types, table
+from drivers.quantities import QUANTITIES
 
 ROOT = Path(__file__).parents[4]
 KNOWN = sorted(number for ids in MODELS for number in ids)
@@ -170,3 +175,39 @@ def test_the_types_of_ports_are_those_the_device_wrote():
     assert list(port_types(Model(713, 40002, 7), data)) == []
     assert rows.stride == 25
     assert LIMITS.max_registers == 125
+
+
+@pytest.mark.parametrize(("der_type", "is_hybrid"), [(4, False), (82, True), (0xFFFF, True)])
+def test_an_inverter_for_pv_only_may_show_storage_models(der_type, is_hybrid):
+    words = [0x5375, 0x6E53, 120, 26, der_type, *[0] * 25, 101, 50, *[0] * 50, 124, 24, *[0x8000] * 24, 0xFFFF, 0]
+    quantities = {
+        point.quantity for point in walk({40000 + at: word for at, word in enumerate(words)}).register_map().points
+    }
+    assert ("pv_power_w" in quantities, "ac_energy_kwh" in quantities) == (not is_hybrid, is_hybrid)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*KNOWN, 126, 64204]), st.integers(1, 300)), min_size=1, max_size=12),
+    st.sampled_from([b"", b"Fronius", b"SolarEdge"]),
+    st.randoms(use_true_random=False),
+)
+def test_any_chain_gives_reads_within_the_limits_and_values_of_any_registers(models, maker, random):
+    words = [0x5375, 0x6E53, 1, 66, *struct.unpack(">66H", maker.ljust(132, b"\0"))]
+    for number, length in models:
+        body = [random.choice((0, 1, 0x8000, 0xFFFF, random.randrange(65536))) for _ in range(length)]
+        words += [number, length, *body]
+    chain = {40000 + at: word for at, word in enumerate([*words, 0xFFFF, 0])}
+    found = walk(chain)
+    assert [(model.id, model.length) for model in found.models[1:]] == models
+    try:
+        register_map = found.register_map()
+    except MalformedError:
+        return
+    assert len({point.quantity for point in register_map.points}) == len(register_map.points)
+    last = found.models[-1].end
+    assert all(point.first >= 40000 and point.end <= last for point in register_map.points)
+    shown = values(chain, register_map)
+    assert all(value is None or isinstance(value, int | str | Decimal) for value in shown.values())
+    for quantity in shown:
+        assert quantity in QUANTITIES or quantity in register_map.quantities
