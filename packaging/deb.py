@@ -122,8 +122,9 @@ def _system_files(tree: Path) -> None:
         "LICENSE": "usr/share/doc/edge-gateway/copyright",
         **{f"configs/{name}": f"etc/edge-gateway/{name}" for name in CONFFILES},
         **{
-            str(path.relative_to(ROOT)): f"usr/share/edge-gateway/modbus/{path.name}"
-            for path in (ROOT / "configs/modbus").iterdir()
+            str(path.relative_to(ROOT)): f"usr/share/edge-gateway/{folder}/{path.name}"
+            for folder in ("modbus", "echonet")
+            for path in (ROOT / "configs" / folder).iterdir()
             if path.is_file()
         },
     }
