@@ -23,6 +23,8 @@ PURE = [
     "drivers.modbus.planner",
     "drivers.ble_tags.adverts",
     "drivers.ble_tags.passage",
+    "drivers.echonet_ip.devices",
+    "drivers.echonet_ip.identity",
 ]
 PURE_ON_TABLES = [
     "drivers.settings",
