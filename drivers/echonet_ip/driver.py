@@ -284,6 +284,8 @@ class EchonetIp:
         watch.session, watch.host = session, session.host
         if not isinstance(before, dict):
             await memory.update({f"place:{watch.name}": now})
+        elif not (session.is_sure and session.identification):
+            log.debug("%s does not say who it is", watch.name)
         elif before.get("identification") != now["identification"]:
             data: dict[str, Json] = {"was": before.get("identification"), "now": now["identification"]}
             await emit(Event(watch.name, "device_replaced", at, data), remember={f"place:{watch.name}": now})

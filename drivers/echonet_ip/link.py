@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import secrets
@@ -76,7 +77,10 @@ class _Receiver(asyncio.DatagramProtocol):
         self._taken(data, addr[0])
 
     def error_received(self, exc: Exception) -> None:
-        log.debug("ECHONET Lite: %s", exc)  # a host that refuses the port; its requests end by time
+        if isinstance(exc, OSError) and exc.errno in _NO_NETWORK:
+            self._lost(exc)
+        else:
+            log.debug("ECHONET Lite: %s", exc)  # a host that refuses the port; its requests end by time
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(exc)
@@ -156,7 +160,8 @@ class Link:
 
     def _connection_lost(self, error: Exception | None) -> None:
         if error is not None and self._lost is not None and not self._lost.done():
-            self._lost.set_exception(LinkError(f"UDP port {self._port}: {error}"))
+            hint = "" if self._address else "; name this box's address on the devices' network as `address`"
+            self._lost.set_exception(LinkError(f"UDP port {self._port}: {error}{hint}"))
             self._lost.exception()  # whoever waits gets it; nobody waiting is no mistake
 
     async def get(self, host: str, eoj: bytes, epcs: Iterable[int], timeout_s: float) -> Frame:
@@ -280,6 +285,8 @@ class Link:
 
 
 _GROUP = socket.inet_aton(GROUP)
+_NO_NETWORK = frozenset((errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.ENODEV))
+"""The network or our address on it is gone: the port is opened again, after a wait."""
 _ANNOUNCEMENTS = frozenset((echonet.INF, echonet.INFC))
 _GET_ANSWERS = frozenset((echonet.GET_RES, echonet.GET_SNA))
 _SET_ANSWERS = frozenset((echonet.SET_RES, echonet.SET_C_SNA))

@@ -95,6 +95,11 @@ class Session:
         """Return what names this device at any address, or None while it is unknown or says nothing unique."""
         return identity.identify(self.eoj, self.who)
 
+    @property
+    def is_sure(self) -> bool:
+        """Say whether that name is final: a device that lists its number (83) may have kept it back this time."""
+        return identity.IDENTIFICATION in self.who or identity.IDENTIFICATION not in (self.readable or ())
+
     async def refresh(self) -> None:
         """Read the property maps, then what the device says of itself; raises SilentError or MalformedError."""
         maps = await self._ask((GET_MAP,))

@@ -162,6 +162,16 @@ async def test_a_device_allowed_by_address_that_was_exchanged_is_said(home, list
     }
 
 
+async def test_a_device_that_keeps_its_number_back_is_not_said_to_be_another(home, listener):
+    await home.node(12, ["battery"], Manners(refused=frozenset({0x83})))
+    memory = DictMemory()
+    memory.take({"place:battery": {"address": home.address(12), "identification": f"{BATTERY_NUMBER}/027D01"}})
+    devices = {"battery": {"eoj": "027D01", "address": home.address(12)}}
+    async with listener(home.table(devices), memory).running() as agent:
+        await agent.until(lambda: agent.samples("battery"))
+    assert agent.events("device_replaced") == []
+
+
 async def test_a_device_that_answers_fewer_properties_is_asked_fewer(home, listener):
     node = await home.node(12, ["battery"], Manners(most=3))
     devices = {"battery": {"eoj": "027D01", "address": home.address(12)}}

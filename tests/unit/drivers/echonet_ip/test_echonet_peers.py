@@ -1,0 +1,72 @@
+"""The simulated home read by pychonet, a library of other people, so that driver and simulator share no mistake."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+from decimal import Decimal
+
+import pychonet.echonetapiclient
+import pytest
+from pychonet import ECHONETAPIClient, HomeSolarPower, StorageBattery
+from pychonet.lib.udpserver import UDPServer
+
+from simulators import echonet
+
+
+@pytest.fixture
+async def peer(home, monkeypatch):
+    """pychonet on the box's address of the simulated home."""
+    monkeypatch.setattr(pychonet.echonetapiclient, "ENL_PORT", home.port)
+    server = UDPServer(local_ip=home.box)
+    server.run(home.box, home.port, loop=asyncio.get_running_loop())
+    client = ECHONETAPIClient(server=server)
+    client._logger = lambda *_: None
+    yield client
+    tasks = list(server._tasks)
+    with contextlib.suppress(ValueError):
+        asyncio.get_running_loop().remove_reader(server._sock.fileno())
+    server.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_pychonet_finds_and_reads_pv_and_battery(home, peer):
+    host = home.address(11)
+    await home.node(11, ["pv", "battery"])
+    assert await peer.discover(host)
+    assert sorted(peer._state[host]["instances"][2]) == [0x79, 0x7D]
+    for code in (0x79, 0x7D):
+        assert await peer.getAllPropertyMaps(host, 2, code, 1)
+    pv, battery = HomeSolarPower(host, peer, 1), StorageBattery(host, peer, 1)
+    balance = home.balance
+    assert (await pv.update(0xE0)) == balance.pv_w
+    assert (await battery.update(0xD3)) == -balance.battery_w  # as the Appendix counts: charging is positive
+    assert (await battery.update(0xE4)) == balance.soc_permille // 10
+    assert (await battery.update(0xD6)) == balance.discharge_ws // 3_600
+    assert (await battery.update(0xD8)) == balance.charge_ws // 3_600
+
+
+@pytest.mark.slow
+async def test_the_program_serves_a_home_and_logs_what_it_served(home, tmp_path, listener):
+    parser = argparse.ArgumentParser()
+    echonet.configure(parser)
+    words = ["--address", home.address(11), "--port", str(home.port), "--devices", "pv", "battery", "--apart"]
+    words += ["--start", "2026-06-01T09:00:00+09:00", "--log", str(tmp_path / "served")]
+    program = asyncio.ensure_future(echonet.run(parser.parse_args(words)))
+    devices = {
+        "pv": {"eoj": "027901", "address": home.address(11)},
+        "battery": {"eoj": "027D01", "address": home.address(12)},
+    }
+    try:
+        async with listener(home.table(devices)).running() as agent:
+            await agent.until(lambda: agent.samples("pv") and agent.samples("battery"))
+    finally:
+        program.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await program
+    served = [json.loads(line) for line in (tmp_path / "served").read_text().splitlines()]
+    for device, name in (("pv", "pv_power_w"), ("battery", "battery_power_w")):
+        logged = [line["values"][name] for line in served if line["device"] == device and name in line["values"]]
+        assert all(sample.values[name] in logged for sample in agent.samples(device))
+    energy = next(sample.values["pv_energy_kwh"] for sample in agent.samples("pv"))
+    assert energy in [Decimal(line["values"]["pv_energy_kwh"]) for line in served if "pv_energy_kwh" in line["values"]]
