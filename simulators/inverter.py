@@ -1,4 +1,4 @@
-"""PV and battery over Modbus TCP: a Huawei-like hybrid, a SunSpec hybrid, or any map, capture or chain of models.
+"""PV and battery over Modbus: a Huawei-like hybrid, a SunSpec hybrid, or any map, capture or chain of models.
 
 The two built-in devices share no code with the driver: addresses, types, signs and "no value" patterns are written down
 here from the makers' documents, so that a mistake in the driver's maps shows. Both units show the same house.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from drivers.api import ConfigError
 from drivers.modbus.library import find
+from drivers.modbus.register_map import RegisterMap
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import Balance, House, add_house_options, house_from
 from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight, huawei_control
@@ -26,15 +27,14 @@ from simulators.log import Served, ServedLog, add_log_option
 from simulators.modbus_chains import chain_of
 from simulators.modbus_images import image_of
 from simulators.modbus_maps import unit_of
+from simulators.modbus_transport import Framing, Line, Trouble, add_transport_options, on_terminal
 from simulators.modbus_units import Cell, Unit
+from simulators.terminal import Terminal
 
 READ_HOLDING, READ_INPUT = 3, 4
 WRITES = frozenset({5, 6, 15, 16, 22, 23})
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, NO_UNIT = 1, 2, 3, 11
 MOST_REGISTERS = 125
-HEADER = struct.Struct(">HHHB")
-MOST_FRAME_BYTES = 260
-"""Modbus Application Protocol: a TCP frame is at most 7 + 253 bytes."""
 
 WS_PER_WH = 3_600
 WS_PER_CENTI_KWH = 36_000
@@ -210,7 +210,10 @@ class InverterServer:
         self.silent: set[int] = set()
         """Units that answer nothing, as if they had no power."""
         self.connections: set[_Connection] = set()
+        self.framing: Framing = "tcp"
+        self.troubles: list[Trouble] = []
         self._server: asyncio.Server | None = None
+        self._terminal: Terminal | None = None
 
     @property
     def port(self) -> int:
@@ -231,8 +234,16 @@ class InverterServer:
         """Listen; port 0 takes a free one."""
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), host, port)
 
+    def start_serial(self, link: Path) -> None:
+        """Answer on a pseudo-terminal that `link` leads to."""
+        self._terminal, rounds = Terminal(link), self.rounds()
+        on_terminal(self._terminal, lambda unit_id, pdu: self.answer(unit_id, pdu, rounds), self.troubles)
+
     async def close(self) -> None:
         """Stop listening and hang up on every client."""
+        if self._terminal is not None:
+            self._terminal.close()
+            self._terminal = None
         if self._server is not None:
             self._server.close()
             for connection in list(self.connections):
@@ -292,8 +303,14 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: InverterServer) -> None:
         self._server = server
         self._rounds = server.rounds()
-        self._buffer = b""
         self._transport: asyncio.Transport | None = None
+        self._line = Line(
+            server.framing,
+            lambda unit_id, pdu: server.answer(unit_id, pdu, self._rounds),
+            self._write,
+            self.hang_up,
+            server.troubles,
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
@@ -305,18 +322,11 @@ class _Connection(asyncio.Protocol):
         self._leave()
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while self._transport is not None and len(self._buffer) >= HEADER.size:
-            transaction, protocol, length, unit_id = HEADER.unpack_from(self._buffer)
-            if protocol != 0 or not 2 <= length <= MOST_FRAME_BYTES - 6:
-                self.hang_up()
-                return
-            if len(self._buffer) < 6 + length:
-                return
-            pdu, self._buffer = self._buffer[HEADER.size : 6 + length], self._buffer[6 + length :]
-            answer = self._server.answer(unit_id, pdu, self._rounds)
-            if answer is not None:
-                self._transport.write(HEADER.pack(transaction, 0, len(answer) + 1, unit_id) + answer)
+        self._line.feed(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
 
     def hang_up(self) -> None:
         """Close the connection at once."""
@@ -326,6 +336,7 @@ class _Connection(asyncio.Protocol):
         self._leave()
 
     def _leave(self) -> None:
+        self._line.end()
         self._server.connections.discard(self)
         for one in self._rounds.values():
             one.cut()
@@ -375,6 +386,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, metavar="FILE", help="play a captured device instead")
     parser.add_argument("--chain", nargs="+", type=int, metavar="ID", help="play a chain of SunSpec models instead")
     parser.add_argument("--unit", type=int, metavar="N", help="the unit of --map, --image or --chain (default 1)")
+    add_transport_options(parser)
     add_control_options(parser)
     add_house_options(parser)
     add_time_options(parser)
@@ -387,7 +399,7 @@ def played(args: argparse.Namespace) -> dict[int, Unit]:
         raise ValueError("--map, --image and --chain exclude each other")
     try:
         if args.map is not None:
-            return {args.unit or 1: unit_of(find(args.map, args.maps))}
+            return {args.unit or 1: _mapped(find(args.map, args.maps))}
         if args.image is not None:
             number, unit = image_of(args.image)
             return {args.unit or number: unit}
@@ -396,6 +408,13 @@ def played(args: argparse.Namespace) -> dict[int, Unit]:
     except ConfigError as error:
         raise ValueError(str(error)) from error
     return units_of(args.units)
+
+
+def _mapped(register_map: RegisterMap) -> Unit:
+    """Return the unit of a map; one that adds to SunSpec is a PV inverter of its maker."""
+    if register_map.is_sunspec:
+        return chain_of((1, 103, 120, 123, 160), maker=register_map.maker)
+    return unit_of(register_map)
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -407,9 +426,14 @@ async def run(args: argparse.Namespace) -> int:
     server = InverterServer(units, lambda: house.at(clock.unix_ms()), log)
     control = control_from(args, clock.unix_ms)
     server.let_command(control)
-    await server.start(args.host, args.port)
+    server.framing, server.troubles = args.framing, args.trouble
+    if args.serial:
+        server.start_serial(Path(args.serial))
+    else:
+        await server.start(args.host, args.port)
+    place = args.serial or f"{args.host}:{server.port}"
     told = ", ".join(args.units) if units.keys() == {1, 2} else str(min(units))
-    print(f"inverter at {args.host}:{server.port}, units: {told}", flush=True)  # noqa: T201  (a command line)
+    print(f"inverter at {place}, units: {told}", flush=True)  # noqa: T201  (a command line)
     try:
         await fight(control, args.second_master)
     finally:
