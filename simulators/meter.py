@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Literal
 
 from simulators import faults
 from simulators.clock import DAY_MS, SimulatedClock, add_time_options, clock_from, house_start_ms
-from simulators.dongle import Dialect, Dongle, Radio
+from simulators.dongle import Dialect, Dongle, Neighbour, Radio
 from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
+from simulators.j11 import J11Dongle
 from simulators.log import Served, ServedLog, add_log_option
 from simulators.metering import UNITS, Answer, Meter, Nameplate
 from simulators.terminal import Terminal
@@ -29,7 +30,7 @@ _REPLUG_AFTER_S = 1.0
 class MeterSettings:
     """What a simulated meter can be told apart from its house."""
 
-    dialect: Dialect = "c2"
+    dialect: Dialect | Literal["j11"] = "c2"
     radio: Radio = field(default_factory=Radio)
     nameplate: Nameplate = field(default_factory=Nameplate)
     binary: bool = False
@@ -44,7 +45,7 @@ class MeterInRange:
     def __init__(
         self,
         meter: Meter,
-        dongle: Dongle,
+        dongle: Dongle | J11Dongle,
         clock: SimulatedClock,
         log: ServedLog,
         settings: MeterSettings,
@@ -141,9 +142,7 @@ async def _plugged_in(
     try:
         async with asyncio.TaskGroup() as group:
             to_client = faults.Pipe(faults.lane(damage, "out", settings.seed), terminal.write, pulled.set)
-            dongle = Dongle(
-                settings.dialect, settings.radio, to_client.feed, group, binary=settings.binary, seed=settings.seed
-            )
+            dongle = _dongle(settings, to_client.feed, group)
             to_dongle = faults.Pipe(faults.lane(damage, "in", settings.seed), dongle.receive, pulled.set)
             terminal.listen(to_dongle.feed)
             peer = MeterInRange(meter, dongle, clock, log, settings, group)
@@ -161,11 +160,22 @@ async def _plugged_in(
         terminal.close()
 
 
+def _dongle(settings: MeterSettings, write: Callable[[bytes], None], group: asyncio.TaskGroup) -> Dongle | J11Dongle:
+    if settings.dialect == "j11":
+        return J11Dongle(settings.radio, write, group, seed=settings.seed)
+    return Dongle(settings.dialect, settings.radio, write, group, binary=settings.binary, seed=settings.seed)
+
+
 def add_meter_options(parser: argparse.ArgumentParser) -> None:
     """Add what a meter can be told, apart from house, time and log."""
     radio, plate = Radio(), Nameplate()
     parser.add_argument("--link", type=Path, required=True, help="path of the serial port to make (a link to a pty)")
-    parser.add_argument("--dialect", choices=("a1", "c2"), default="c2", help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P")
+    parser.add_argument(
+        "--dialect",
+        choices=("a1", "c2", "j11"),
+        default="c2",
+        help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P; j11: RS-WSUHA-J11",
+    )
     parser.add_argument("--binary", action="store_true", help="start in binary data mode (ROPT 00), as many are sold")
     parser.add_argument("--id", default=radio.route_b_id, help=f"route-B ID, 32 digits (default {radio.route_b_id})")
     parser.add_argument("--password", default=radio.password, help=f"route-B password (default {radio.password})")
@@ -174,6 +184,13 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--latency-ms", type=float, default=0.0, help="time from a request to its answer")
     parser.add_argument("--loss", type=_share, default=0.0, metavar="0..1", help="share of datagrams lost in the air")
+    parser.add_argument("--expires-s", type=float, metavar="S", help="lifetime of a session (EVENT 29)")
+    parser.add_argument("--no-renewal", action="store_true", help="an expired session is not renewed (EVENT 24)")
+    parser.add_argument(
+        "--transmit-ms", type=int, default=radio.transmit_ms, help="transmit time in an hour before EVENT 32"
+    )
+    parser.add_argument("--rest-s", type=float, default=radio.rest_s, help="seconds from EVENT 32 to EVENT 33")
+    parser.add_argument("--neighbour", action="store_true", help="another house's meter is in range")
     parser.add_argument("--unit", choices=tuple(UNITS), default=plate.unit, help="unit of the registers in kWh (E1)")
     parser.add_argument("--digits", type=int, choices=range(1, 9), default=plate.digits, help="digits shown (D7)")
     parser.add_argument(
@@ -204,7 +221,18 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
     """Return the settings of a simulator's options."""
     return MeterSettings(
         dialect=args.dialect,
-        radio=Radio(args.id, args.password, args.radio_time, args.loss, args.latency_ms / 1000),
+        radio=Radio(
+            args.id,
+            args.password,
+            args.radio_time,
+            args.loss,
+            args.latency_ms / 1000,
+            expires_s=args.expires_s,
+            renews=not args.no_renewal,
+            transmit_ms=args.transmit_ms,
+            rest_s=args.rest_s,
+            neighbour=Neighbour() if args.neighbour else None,
+        ),
         nameplate=Nameplate(
             serial=args.serial,
             unit=args.unit,

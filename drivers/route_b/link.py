@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import select
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import serial
 import serial_asyncio_fast
@@ -18,6 +20,8 @@ READ_BYTES = 4096
 WRITE_S = 5.0
 """How long a port may take no byte at all; a dongle that stops its flow for longer is stuck."""
 CLOSE_S = 1.0
+BY_ID = Path("/dev/serial/by-id")
+"""Where the system names each port by its maker, product and serial number, whatever its tty is called today."""
 
 
 class SerialPort:
@@ -85,6 +89,21 @@ async def open_port(name: str) -> AsyncIterator[SerialPort]:
         yield port
     finally:
         await port.close()
+
+
+def stable_name(port: str) -> str | None:
+    """Return the name that stays with what is plugged in at a port, or None where the system has none for it."""
+    real = os.path.realpath(port)
+    with contextlib.suppress(OSError):
+        return next((path.name for path in sorted(BY_ID.iterdir()) if os.path.realpath(path) == real), None)
+    return None
+
+
+def locate(port: str, known_as: str | None) -> str:
+    """Return where the dongle is now that was once found at `port`: by its own name while that is there."""
+    if known_as and "/" not in known_as and (BY_ID / known_as).exists():
+        return str(BY_ID / known_as)
+    return port
 
 
 _REASONS = {

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from drivers.api import Clock, LinkError
+from drivers.api import Clock, Json, LinkError
 from drivers.route_b import echonet
 from drivers.route_b.echonet import Frame, FrameError
 
@@ -164,6 +164,19 @@ class Requests:
         self._infcs: asyncio.Queue[Frame] = asyncio.Queue(MAX_UNANSWERED_INFC)
         self.patience = Patience(self._limits)
         self.tally = Tally()
+
+    def status(self) -> dict[str, Json]:
+        """Return what became of the questions, and how long an answer takes."""
+        tally, latency_s = self.tally, self.patience.mean_s
+        return {
+            "late": tally.late,
+            "notifications": tally.notifications,
+            "asked": tally.asked,
+            "answered": tally.answered,
+            "resent": tally.resent,
+            "loss": tally.loss,
+            "latency_s": None if latency_s is None else round(latency_s, 2),
+        }
 
     async def run(self) -> None:
         """Confirm what the meter wants confirmed (INFC), until cancelled; raises LinkError when the link is gone."""

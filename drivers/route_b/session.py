@@ -129,24 +129,16 @@ class Session:
 
     def status(self) -> dict[str, Json]:
         """Return what the dongle is and how the radio does."""
-        tally = self.requests.tally
-        latency_s = self.requests.patience.mean_s
         return {
             "limited": self.limited,
             "rssi_dbm": None if self.lqi is None else skstack.dbm(self.lqi),
             "dialect": self.dialect,
             "firmware": self.version,
-            "malformed": self.counters.malformed + tally.malformed,
+            "malformed": self.counters.malformed + self.requests.tally.malformed,
             "strangers": self.counters.strangers,
             "foreign_networks": self.counters.foreign_pans,
             "dongle_resets": self.counters.resets,
-            "late": tally.late,
-            "notifications": tally.notifications,
-            "asked": tally.asked,
-            "answered": tally.answered,
-            "resent": tally.resent,
-            "loss": tally.loss,
-            "latency_s": None if latency_s is None else round(latency_s, 2),
+            **self.requests.status(),
             "transmit_s_last_hour": self.air_time.last_hour_s,
         }
 

@@ -118,7 +118,7 @@ class Dongle:
         if not end:
             return False
         self._buffer = rest
-        text = line.decode()
+        text = line.decode("ascii", "replace")
         self.commands.append(text)
         answer = self.answers.get(text, self.answers.get(text.split()[0], self._usual(text)))
         if callable(answer):
