@@ -320,7 +320,7 @@ class RouteB:
         self._trouble = None
         self._counts["malformed_values"] += len(problems)
         stranger = self._known.is_stranger(memory)  # before its registers are noted for the former one
-        self._known.note_registers(values)
+        self._known.note_registers(values, at)
         if stranger:
             await self._learn_name(session, emit, memory)
         if not self._reachable:

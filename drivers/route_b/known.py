@@ -61,6 +61,7 @@ class Known:
         self.scaled = False
         self.ready = asyncio.Event()
         self._registers: dict[str, Json] = {}
+        self._first_at_ms = 0
         self._former: dict[str, Json] = {}
         self._keep: dict[str, Json] = {}
 
@@ -138,8 +139,9 @@ class Known:
             until = (self._clock.unix_ms() or 0) + REFUSED_FOR_MS
             await memory.update({"properties": _table(memory.get("properties")) | {"refused": refused, "until": until}})
 
-    def note_registers(self, values: Mapping[str, Value]) -> None:
-        """Remember the registers just read: the last ones of this meter, should it be exchanged."""
+    def note_registers(self, values: Mapping[str, Value], at_ms: int) -> None:
+        """Remember the registers just read: the first of this meter, and the last should it be exchanged."""
+        self._first_at_ms = at_ms if not self._registers else self._first_at_ms
         self._registers = {name: str(values[name]) for name in _REGISTERS if values.get(name) is not None}
 
     async def name(self, asks: Asks, emit: Emit, memory: Memory) -> bool:
@@ -168,7 +170,10 @@ class Known:
     async def tell_replaced(
         self, emit: Emit, memory: Memory, last: datetime | None, remember: Mapping[str, Json]
     ) -> None:
-        """Emit `meter_replaced` with the last registers of the former meter and the first of this one."""
+        """Emit `meter_replaced` with the last registers of the former meter and the first of this one.
+
+        The event has the time of that first reading: what is older belongs to the former series.
+        """
         kept = _table(memory.get("meter"))
         registers = self._former or _table(memory.get("last_half_hour"))
         data: dict[str, Json] = {
@@ -178,7 +183,7 @@ class Known:
             "series": self.identity.get("series"),
         }
         log.warning("%s: another meter answers: %s", self._device, self.identity.get("serial") or "without a serial")
-        await emit(Event(self._device, "meter_replaced", self._clock.boot_ms(), data), {**self._keep, **remember})
+        await emit(Event(self._device, "meter_replaced", self._first_at_ms, data), {**self._keep, **remember})
         self.ready.set()
 
     async def hear_fault(self, frame: Frame, emit: Emit) -> None:
