@@ -54,6 +54,7 @@ class LampLink:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 answer = await call(await self._connected())
+            _obey_cancellation()
         except (ModbusException, OSError, TimeoutError) as error:
             self.close()
             raise LinkError(f"{self._where}: no answer ({' '.join(str(error).split()) or 'timeout'})") from error
@@ -81,3 +82,10 @@ class LampLink:
         if not await client.connect():
             raise ConnectionError("connection refused")
         return client
+
+
+def _obey_cancellation() -> None:
+    """Raise a cancellation that got lost: before Python 3.12 asyncio.wait_for, inside pymodbus, may swallow one."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
