@@ -153,9 +153,13 @@ async def energy(store: Store, record: GatewayRecord, at_ms: int) -> dict[str, A
     roles = roles_of(record)
     found: dict[str, Decimal | None] = {}
     since: list[int] = []
+    exchanges = await store.events(
+        record.id, personal=False, from_ms=from_ms - BASELINE_MS, to_ms=to_ms, kinds=["meter_replaced"], limit=100
+    )
     for name, (role, quantity) in rollup.ENERGY_ROLES.items():
         points = await _register(store, record.id, roles.get(role), quantity, from_ms, to_ms)
-        found[name] = rollup.gained(points, _modulus(record, roles.get(role), quantity))
+        cuts = [event["time"] for event in exchanges if event["device"] == roles.get(role)]
+        found[name] = rollup.gained(points, _modulus(record, roles.get(role), quantity), cuts)
         since += [points[0][0]] if points else []
     home = rollup.home_kwh(found, roles)
     return {

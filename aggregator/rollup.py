@@ -117,21 +117,27 @@ def power_parts(roles: Mapping[str, str]) -> list[tuple[str, str]] | None:
     return [(roles[role], quantity) for role, quantity in POWER_ROLES.items() if role in roles]
 
 
-def gained(points: Iterable[Point], modulus: Decimal | None = None) -> Decimal | None:
+def gained(points: Iterable[Point], modulus: Decimal | None = None, cuts: Iterable[int] = ()) -> Decimal | None:
     """Return how much a register grew over readings in order of time; None with fewer than one reading.
+
+    `cuts` are the times (unix ms) of another meter's first readings: no difference is taken across one.
 
     A step back is a roll-over where the register's modulus is known and the step then is small; otherwise the
     device was exchanged or reset and its new register counts from its first reading on.
     """
     sum_kwh: Decimal | None = None
     last: Decimal | None = None
-    for _, value in points:
+    ahead = sorted(cuts, reverse=True)
+    for t, value in points:
+        while ahead and ahead[-1] <= t:
+            ahead.pop()
+            last = None
         if value is None or isinstance(value, str):
             continue
         reading = Decimal(str(value))
-        if last is None:
-            sum_kwh = Decimal()
-        elif sum_kwh is not None:
+        if sum_kwh is None or last is None:
+            sum_kwh = sum_kwh or Decimal()
+        else:
             sum_kwh += _step(last, reading, modulus)
         last = reading
     return sum_kwh

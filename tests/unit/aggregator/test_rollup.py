@@ -97,3 +97,11 @@ def test_the_homes_energy_needs_every_part():
 
 def test_a_day_is_a_day_in_japan():
     assert day_of(1_795_273_199_999) == ("2026-11-21", 1_795_186_800_000, 1_795_273_200_000)
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_no_difference_is_taken_from_one_meter_to_the_next(cut):
+    readings = [(1, Decimal(10)), (2, Decimal(11)), (4, Decimal(900)), (5, Decimal(902))]
+    assert gained(readings, Decimal(1000), [cut]) == 3
+    assert gained(readings, Decimal(1000), [cut, 0, 99]) == 3
+    assert gained(readings, Decimal(1000)) == 892
