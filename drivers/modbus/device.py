@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from drivers.api import Json, MalformedError, RefusedError, Value
 from drivers.modbus.learnt import HANGS_UP, Learnt
-from drivers.modbus.link import ExceptionAnswerError, HungUpError, Reads, ShortAnswerError, SilentError
+from drivers.modbus.link import ExceptionAnswerError, HungUpError, Reads, ShortAnswerError, SilentError, UnreachedError
 from drivers.modbus.planner import Block, Limits, MovedError, Point, Request, plan
 from drivers.modbus.quality import Qualities, Quality
 from drivers.modbus.register_map import RegisterMap
@@ -16,8 +16,13 @@ from drivers.modbus.sunspec import BASES, discover
 from drivers.quantities import QUANTITIES
 
 PLAN_AGAIN_MS = 3_600_000
+CUTS_BEFORE_HALVED, CUTS_BEFORE_REFUSED = 2, 3
+"""Cuts of the link at one read in a row, before its halves are tried and before a single value is given up."""
 SPOILT_BEFORE_HALVED = 3
 """Senseless answers to one read in a row after which smaller ones are tried."""
+
+NO_REGISTER = 2
+"""Illegal data address (Modbus Application Protocol 1.1b3, 7)."""
 
 
 class Device:
@@ -40,7 +45,7 @@ class Device:
         self._over = register_map if register_map is not None and register_map.is_sunspec else None
         self._is_sunspec = register_map is None or self._over is not None
         self._base = 0
-        self._suspects: set[Request] = set()
+        self._suspects: dict[Request, int] = {}
         self._spoilt: Counter[Request] = Counter()
         self.connected()
 
@@ -155,7 +160,11 @@ class Device:
                 blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms)
                 raise
             except ShortAnswerError as error:
-                waiting += self._cut_short(block, error.data, values, now_ms)[::-1]
+                covered = block.covered(len(error.data) // 2)
+                if covered is None:
+                    kept += self._spoil(block, now_ms)
+                else:
+                    waiting += self._cut_short(block, covered, error.data, values)
                 continue
             except MovedError:
                 self.learnt.forget()
@@ -169,8 +178,14 @@ class Device:
         return values
 
     async def _read_block(self, link: Reads, block: Block) -> dict[str, Value]:
-        values = block.decode(await link.read(self.unit, block.request, self._timeout_s))
-        self._suspects.discard(block.request)
+        try:
+            data = await link.read(self.unit, block.request, self._timeout_s)
+        except UnreachedError as error:
+            if self.map is None or error.code not in self.map.absent_codes:
+                raise
+            raise ExceptionAnswerError(NO_REGISTER, block.request) from error  # this device's way to say it
+        values = block.decode(data)
+        self._suspects.pop(block.request, None)
         self._spoilt.pop(block.request, None)
         self._has_served = True
         return values
@@ -195,28 +210,28 @@ class Device:
         return ()
 
     def _blame(self, block: Block, now_ms: int) -> list[Block]:
-        """Return what to read in place of a block at which the device cut the link: the second time its halves.
+        """Return what to read in place of a block at which the device cut the link: after a few times its halves.
 
-        A link is cut for many reasons, so the device must have served something else before on the same connection;
-        only a device with a single read is given the benefit of being halved without.
+        A link is cut for many reasons, so a cut counts only when the device has served something else before on the
+        same connection; a device with a single read is halved without.
         """
         self.counts["cuts"] += 1
         is_single = len(self._fast) + len(self._slow) + len(self._once) <= 1 and len(block.points) > 1
         if block.request not in self._suspects or not (self._has_served or is_single):
-            self._suspects.add(block.request)
+            self._suspects.setdefault(block.request, 1)
             return [block]
-        self._suspects.discard(block.request)
         self.was_blamed = True
+        self._suspects[block.request] += 1
+        if self._suspects[block.request] < (CUTS_BEFORE_HALVED if len(block.points) > 1 else CUTS_BEFORE_REFUSED):
+            return [block]
+        del self._suspects[block.request]
         halves = self._halve(block, HANGS_UP, now_ms)
-        self._suspects |= {half.request for half in halves}  # one cut more is enough to convict a half
+        self._suspects |= {half.request: 0 for half in halves}
         return [*halves]
 
-    def _cut_short(self, block: Block, data: bytes, values: dict[str, Value], now_ms: int) -> Sequence[Block]:
-        """Take the values that a truncated answer covers; returns the blocks of the others."""
+    def _cut_short(self, block: Block, covered: Block, data: bytes, values: dict[str, Value]) -> Sequence[Block]:
+        """Take the values that a truncated answer covers; returns the block of the others."""
         self.counts["truncated"] += 1
-        covered = block.covered(len(data) // 2)
-        if covered is None:
-            return self._halve(block, 0, now_ms)
         values |= covered.decode(data[: 2 * covered.request.count])
         rest = Block([point for point in block.points if point not in covered.points])
         self.learnt.part(rest)

@@ -61,6 +61,14 @@ class SilentError(LinkError):
     """This unit did not answer in time; the endpoint itself may be well."""
 
 
+class UnreachedError(SilentError):
+    """A gateway says that it does not reach the unit (exception 10 or 11); some devices mean a register by it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class HungUpError(LinkError):
     """The endpoint cut the connection while this request waited for its answer."""
 
@@ -199,8 +207,9 @@ class Link:
 
             def checked(answer: Answer) -> bytes:
                 self._refuse_foreign(answer, unit, pdu[0])
-                if answer.exception in NO_PATH:
-                    raise SilentError(f"the gateway at {self.endpoint} does not reach unit {unit}")
+                if answer.exception is not None and answer.exception in NO_PATH:
+                    reason = f"the gateway at {self.endpoint} does not reach unit {unit}"
+                    raise UnreachedError(reason, answer.exception)
                 if answer.exception is not None:
                     raise ExceptionAnswerError(answer.exception, request)
                 return check(answer)

@@ -72,6 +72,8 @@ class RegisterMap:
     """The map's `control` table as it stands in the file; whoever commands the device checks it."""
     writable: Mapping[str, Writable] = field(default_factory=dict)
     derived: Derived = field(default_factory=Derived)
+    absent_codes: frozenset[int] = frozenset()
+    """Exception codes by which this device says "no such register", beside 1, 2 and 3."""
     is_sunspec: bool = False
     """The device is asked for its models; this map only adds to what it says."""
 
@@ -94,6 +96,7 @@ class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
     max_gap: Annotated[int, Meta(ge=0, le=MOST_REGISTERS)] = 16
     gap_ms: Annotated[int, Meta(ge=0, le=5_000)] = 0
     connect_delay_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
+    absent_codes: list[Annotated[int, Meta(ge=1, le=255)]] = msgspec.field(default_factory=list)
 
 
 class _HoleTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -204,6 +207,7 @@ def parse(name: str, yaml_text: str) -> RegisterMap:
         control=table.control,
         writable=writable,
         derived=derived,
+        absent_codes=frozenset(table.limits.absent_codes),
         is_sunspec=table.sunspec,
     )
 

@@ -1,6 +1,8 @@
 """Every shipped map is played by the simulator and read back by the real driver: the house's values, names, signs."""
 
+import argparse
 import asyncio
+import json
 from decimal import Decimal
 
 import pytest
@@ -10,7 +12,7 @@ from drivers.contract import DictMemory, FastClock
 from drivers.modbus import library
 from drivers.modbus.driver import create
 from simulators.house import House
-from simulators.inverter import InverterServer
+from simulators.inverter import InverterServer, configure, played
 from simulators.modbus_chains import chain_of
 from simulators.modbus_maps import unit_of
 
@@ -20,9 +22,9 @@ MAPS = [name for name in library.known() if not library.find(name).is_sunspec]
 HYBRID_CHAINS = [(1, 101, 160, 124), (1, 113, 160, 203, 802), (1, 701, 714, 713, 213), (1, 102, 160, 802, 201, 204)]
 
 
-async def first_sample(unit, device_map, now, **device):
+async def first_sample(unit, device_map, now, server=InverterServer, **device):
     """What the real driver reads of a simulated unit."""
-    server = InverterServer({1: unit}, lambda: now)
+    server = server({1: unit}, lambda: now)
     await server.start()
     line = {"host": "127.0.0.1", "port": server.port, "poll_s": 3600, "gap_ms": 0, "connect_delay_ms": 0}
     driver = create(
@@ -123,3 +125,59 @@ async def test_a_peers_client_reads_a_played_chain(chain):
         assert await asyncio.to_thread(read) == (list(chain), now.pv_w + now.battery_w)
     finally:
         await server.close()
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("name", library.known())
+async def test_the_command_plays_every_map(name):
+    ((number, unit),) = played(options("--map", name)).items()
+    now = House(seed=1).at(NOON_MS)
+    values, driver = await first_sample(unit, name, now)
+    assert number == 1
+    assert values["pv_power_w"] in {now.pv_w, now.pv_w // 10 * 10, now.pv_w + now.battery_w}
+    assert driver.describe()["inverter"]["map"] == name
+
+
+def test_the_command_plays_an_image_a_chain_and_a_map_of_ones_own(tmp_path):
+    (tmp_path / "seven.json").write_text(json.dumps({"unit": 7, "blocks": [[10, "00FF"]]}))
+    (tmp_path / "mine.yaml").write_text("maker: M\npoints:\n  pv_power_w: {address: 5, type: u16}\n")
+    assert played(options("--image", str(tmp_path / "seven.json"))).keys() == {7}
+    assert played(options("--image", str(tmp_path / "seven.json"), "--unit", "9")).keys() == {9}
+    assert played(options("--map", "mine", "--maps", str(tmp_path)))[1].ranges == ((5, 6),)
+    assert played(options("--chain", "1", "103"))[1].constants[40070] == 103
+    assert played(options()).keys() == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--map", "goodwe_et", "--chain", "1"), "exclude each other"),
+        (("--map", "nothing"), "no such register map"),
+        (("--image", "/nowhere.json"), "is not a capture"),
+        (("--chain", "64204"), "model 64204 is not known"),
+    ],
+)
+def test_an_option_that_cannot_be_played_says_why(words, said):
+    with pytest.raises(ValueError, match=said):
+        played(options(*words))
+
+
+@pytest.mark.parametrize("code", [2, 10, 11])
+async def test_a_gx_without_solar_at_its_output_is_read_without_it(code):
+    """Victron answers registers of services that are not there with exception 2, 10 or 11."""
+
+    class Sparse(InverterServer):
+        def answer(self, unit_id, pdu, rounds):
+            first, count = int.from_bytes(pdu[1:3]), int.from_bytes(pdu[3:5])
+            if first <= 810 and first + count > 808:
+                return bytes((0x83, code))
+            return super().answer(unit_id, pdu, rounds)
+
+    now = House(seed=1).at(NOON_MS)
+    values, _ = await first_sample(unit_of(library.find("victron_gx")), "victron_gx", now, server=Sparse)
+    assert (values["pv_power_w"], values["battery_power_w"]) == (now.pv_w, now.battery_w)
