@@ -101,7 +101,8 @@ class Keeper:
         self.ledger.recall(memory.get(f"{self._key}/writes"))
         if (owed := owed_from(memory.get(self._key))) is not None:
             self._owed, self.policy.owes = owed, True
-            self.policy.away(self.policy.reason or "the agent was started again")
+            self.policy.away("the link is new")
+            self.policy.reason = self.policy.reason or "the agent was started again"
         if self.may_write and self.policy.owes:
             async with self._lock:
                 await self._step()
