@@ -1,0 +1,125 @@
+"""A map's control table: what it refuses, and how numbers become bits."""
+
+import re
+from decimal import Decimal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.api import ConfigError, RefusedError
+from drivers.battery.modes import Request
+from drivers.modbus.control import Setting, bits, number, parse_control
+from drivers.modbus.library import BESIDE, find, known
+from drivers.modbus.planner import Request as Registers
+from drivers.modbus.register_map import parse
+from drivers.modbus.registers import WORDS, Encoding
+
+MAP = {
+    "maker": "Test",
+    "points": {"battery_soc_percent": {"address": 10, "type": "u16"}},
+    "writable": {
+        "command": {"address": 20, "type": "enum", "names": {0: "stop", 1: "charge"}, "stored": False},
+        "watts": {"address": 21, "type": "u32", "min": 0, "max": 5000},
+    },
+}
+CHARGE = {
+    "revert_s": 60,
+    "do": [{"set": "watts", "to": "power_w"}, {"set": "command", "to": "charge", "always": True}],
+    "undo": [{"set": "command", "to": "stop"}, {"set": "watts", "to": "saved"}],
+}
+
+
+def control(**table):
+    return parse_control(parse("test", yaml.safe_dump(MAP | {"control": {"modes": {"charge": CHARGE}} | table})))
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_shipped_control_table_can_be_read_and_undoes_all_it_stores(name):
+    if not (BESIDE / f"{name}.yaml").is_file():
+        pytest.skip("not one of ours")
+    found = parse_control(find(name))
+    if found is None:
+        pytest.skip("only read")
+    for mode in found.modes:
+        saved = dict.fromkeys(found.touched(mode), 0)
+        done = {write.setting for write in found.sequence(Request(mode, "person", 0, 100, 50), {})}
+        stored = {name for name in done if found.settings[name].stored}
+        assert stored <= {write.setting for write in found.undoing(mode, saved)}
+
+
+def test_a_mode_is_its_writes_in_order_and_undone_in_order():
+    table = control()
+    writes = table.sequence(Request("charge", "person", 0, power_w=1500), {"charge_w": 1200})
+    assert [(write.setting, write.value, write.stored, write.always) for write in writes] == [
+        ("watts", 1200, True, False),
+        ("command", 1, False, True),
+    ]
+    undone = table.undoing("charge", {"watts": 777, "command": 5})
+    assert [(write.setting, write.value) for write in undone] == [("command", 0), ("watts", 777)]
+    assert [write.setting for write in table.undoing("charge", {})] == ["command"]
+    assert table.undoing("hold", {"watts": 1}) == ()
+    assert table.idle("charge") == {"command": 0}
+    assert table.touched("charge") == ("watts", "command")
+    with pytest.raises(RefusedError, match="needs power_w"):
+        table.sequence(Request("charge", "person", 0), {})
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "said"),
+    [
+        (
+            {"modes": {"charge": CHARGE | {"do": [{"set": "volts", "to": 1}]}}},
+            "control.modes.charge.do.0.set",
+            "no such",
+        ),
+        ({"modes": {"charge": CHARGE | {"do": [{"set": "command", "to": "go"}]}}}, "do.0.to", "no such value"),
+        ({"modes": {"charge": CHARGE | {"do": [{"set": "command", "to": 7, "always": True}]}}}, "do.0.to", "none of"),
+        ({"modes": {"charge": CHARGE | {"do": [{"set": "watts", "to": 9000}]}}}, "do.0.to", "not within"),
+        ({"modes": {"charge": CHARGE | {"undo": [{"set": "command", "to": "stop"}]}}}, "do.0", "never undone"),
+        ({"modes": {"charge": CHARGE | {"undo": [{"set": "watts", "to": "power_w"}]}}}, "undo.0.to", "no such value"),
+        ({"modes": {"charge": {**CHARGE, "do": CHARGE["do"][:1]}}}, "charge.do", "restarts the revert timer"),
+        ({"modes": {"normal": CHARGE}}, "modes.normal", "undoing leads to"),
+        ({"modes": {"boost": CHARGE}}, "control", "boost"),
+        ({"witnesses": ["uptime"]}, "control.witnesses", "no such entry"),
+        ({"restless": ["uptime"]}, "control.restless", "no such entry"),
+        ({"limits": {"amps": "watts"}}, "control.limits.amps", "no such limit"),
+        ({"reads": {"watts": {"address": 5, "type": "u16"}}}, "control.reads.watts", "too"),
+        ({"speed": 1}, "control.speed", "no such key"),
+    ],
+)
+def test_a_table_that_could_leave_something_behind_is_refused_with_its_key(table, key, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        control(**table)
+    assert key in caught.value.key
+
+
+@given(
+    st.sampled_from(["u16", "s16", "u32", "s32", "f32"]),
+    st.sampled_from(["big", "little"]),
+    st.sampled_from([Decimal(1), Decimal("0.1"), Decimal(10)]),
+    st.integers(-30_000, 30_000),
+)
+def test_what_was_encoded_is_decoded_to_the_same_number(kind, order, scale, count):
+    setting = Setting(
+        Registers("holding", 1, WORDS[kind]),
+        Encoding(kind, WORDS[kind], order, scale),
+        least=Decimal(-(10**6)),
+        most=Decimal(10**6),
+    )
+    value = count * scale
+    if kind[0] == "u" and count < 0:
+        with pytest.raises(RefusedError):
+            bits("x", setting, value)
+    else:
+        assert number(setting, bits("x", setting, value)) == value
+
+
+def test_outage_is_told_only_by_the_state_that_says_so():
+    table = control(outage={"quantity": "inverter_state", "values": ["off_grid"]})
+    assert table.is_outage({"inverter_state": "off_grid"}) is True
+    assert table.is_outage({"inverter_state": "running"}) is False
+    assert table.is_outage({"inverter_state": None}) is None
+    assert table.is_outage({}) is None
+    assert control().is_outage({"inverter_state": "off_grid"}) is None
