@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -212,6 +213,7 @@ class InverterServer:
         self.connections: set[_Connection] = set()
         self.framing: Framing = "tcp"
         self.troubles: list[Trouble] = []
+        self.dice = random.Random(1)
         self._server: asyncio.Server | None = None
         self._terminal: Terminal | None = None
 
@@ -237,7 +239,7 @@ class InverterServer:
     def start_serial(self, link: Path) -> None:
         """Answer on a pseudo-terminal that `link` leads to."""
         self._terminal, rounds = Terminal(link), self.rounds()
-        on_terminal(self._terminal, lambda unit_id, pdu: self.answer(unit_id, pdu, rounds), self.troubles)
+        on_terminal(self._terminal, lambda unit_id, pdu: self.answer(unit_id, pdu, rounds), self.troubles, self.dice)
 
     async def close(self) -> None:
         """Stop listening and hang up on every client."""
@@ -310,6 +312,7 @@ class _Connection(asyncio.Protocol):
             self._write,
             self.hang_up,
             server.troubles,
+            server.dice,
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,7 +1,7 @@
 """How a simulated Modbus device is reached, and how badly: TCP, RTU over TCP, a pseudo-terminal. Knows no register.
 
-A device handles one request after the other. Its troubles are drawn with a seed, so that the same requests meet the
-same ones.
+A device handles one request after the other. Its troubles are drawn from dice with a seed, so that the same requests
+meet the same ones.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _RTU_COUNTED = {15: 7, 16: 7, 23: 11}
 class Trouble:
     """What goes wrong with a share `rate` of the answers, of one unit or all.
 
-    slow, late: the answer comes `seconds` later. short: the second half of its registers is missing. wrong_function,
-    wrong_unit: it names another one. twice: it comes twice. busy: exception 6 instead. hang_up: a read that touches
-    `register` ends the connection. dead: no answer.
+    slow, late: the answer comes `seconds` later. short: it holds half of its registers, or at most `keep`.
+    wrong_function, wrong_unit: it names another one. twice: it comes twice. busy: exception 6 instead. hang_up: a read
+    that touches `register` ends the connection. dead: no answer.
     """
 
     kind: Kind
@@ -44,6 +44,7 @@ class Trouble:
     unit: int | None = None
     seconds: float = 0.5
     register: int | None = None
+    keep: int | None = None
 
     def strikes(self, unit: int, pdu: bytes, dice: random.Random) -> bool:
         """Say whether it happens to this request."""
@@ -67,11 +68,11 @@ class Line:
         answer: Answer,
         send: Callable[[bytes], None],
         hang_up: Callable[[], None],
-        troubles: Sequence[Trouble] = (),
-        seed: int = 1,
+        troubles: Sequence[Trouble],
+        dice: random.Random,
     ) -> None:
         self._framing, self._answer, self._send, self._hang_up = framing, answer, send, hang_up
-        self._troubles, self._dice = troubles, random.Random(seed)
+        self._troubles, self._dice = troubles, dice
         self._buffer = b""
         self._free_at = 0.0
         self._is_over = False
@@ -145,7 +146,8 @@ def _spoilt(unit: int, answer: bytes, struck: dict[Kind, Trouble]) -> tuple[int,
     if "busy" in struck:
         return unit, bytes((answer[0] | 0x80, BUSY))
     if "short" in struck and answer[0] in {3, 4}:
-        kept = (len(answer) - 2) // 4 * 2
+        registers, keep = (len(answer) - 2) // 2, struck["short"].keep
+        kept = 2 * (registers // 2 if keep is None else min(registers, keep))
         answer = bytes((answer[0], kept)) + answer[2 : 2 + kept]
     if "wrong_function" in struck:
         answer = bytes((7 - answer[0] & 0x7F,)) + answer[1:]
@@ -161,9 +163,9 @@ def _rtu_size(buffer: bytes) -> int | None:
     return _RTU_REQUESTS.get(function)
 
 
-def on_terminal(terminal: Terminal, answer: Answer, troubles: Sequence[Trouble] = (), seed: int = 1) -> Line:
+def on_terminal(terminal: Terminal, answer: Answer, troubles: Sequence[Trouble], dice: random.Random) -> Line:
     """Serve a pseudo-terminal; a device on a serial line cannot hang up, so it stays silent instead."""
-    line = Line("rtu", answer, terminal.write, lambda: None, troubles, seed)
+    line = Line("rtu", answer, terminal.write, lambda: None, troubles, dice)
     terminal.listen(line.feed)
     return line
 
@@ -176,7 +178,7 @@ def parse(text: str) -> Trouble:
     settings: dict[str, float] = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
-        if key not in {"rate", "unit", "seconds", "register"}:
+        if key not in {"rate", "unit", "seconds", "register", "keep"}:
             raise ValueError(f"{key!r} is no setting of a trouble")
         settings[key] = float(value) if key in {"rate", "seconds"} else int(value)
         if settings[key] < 0:
@@ -204,5 +206,5 @@ def add_transport_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KIND[:KEY=VALUE,…]",
         help="answer badly: slow, late, short, wrong_function, wrong_unit, twice, busy, hang_up or dead; keys rate, "
-        "unit, seconds, register. Example: hang_up:register=32085",
+        "unit, seconds, register, keep. Example: hang_up:register=32085",
     )

@@ -16,7 +16,7 @@ from drivers.modbus.sunspec import BASES, discover
 from drivers.quantities import QUANTITIES
 
 PLAN_AGAIN_MS = 3_600_000
-CUTS_BEFORE_HALVED, CUTS_BEFORE_REFUSED = 2, 3
+CUTS_BEFORE_HALVED, CUTS_BEFORE_REFUSED = 2, 5
 """Cuts of the link at one read in a row, before its halves are tried and before a single value is given up."""
 SPOILT_BEFORE_HALVED = 3
 """Senseless answers to one read in a row after which smaller ones are tried."""
@@ -160,15 +160,9 @@ class Device:
                 blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms)
                 raise
             except ShortAnswerError as error:
-                covered = block.covered(len(error.data) // 2)
-                if covered is None:
-                    kept += self._spoil(block, now_ms)
-                else:
-                    waiting += self._cut_short(block, covered, error.data, values)
+                kept += self._cut_short(block, error.data, values, now_ms)
                 continue
             except MovedError:
-                self.learnt.forget()
-                self.connected()
                 raise
             except MalformedError:
                 kept += self._spoil(block, now_ms)
@@ -229,14 +223,16 @@ class Device:
         self._suspects |= {half.request: 0 for half in halves}
         return [*halves]
 
-    def _cut_short(self, block: Block, covered: Block, data: bytes, values: dict[str, Value]) -> Sequence[Block]:
-        """Take the values that a truncated answer covers; returns the block of the others."""
+    def _cut_short(self, block: Block, data: bytes, values: dict[str, Value], now_ms: int) -> Sequence[Block]:
+        """Take the values that a truncated answer covers; returns two reads in place of the one from now on."""
         self.counts["truncated"] += 1
+        covered = block.covered(len(data) // 2)
+        if covered is None:
+            return self._spoil(block, now_ms)
         values |= covered.decode(data[: 2 * covered.request.count])
         rest = Block([point for point in block.points if point not in covered.points])
         self.learnt.part(rest)
-        self._planned_until_ms = None
-        return [rest]
+        return covered, rest
 
     async def _ask_again(self, link: Reads, now_ms: int) -> None:
         """Ask for one refused point whose time has come: a firmware update or a woken battery may bring it."""
