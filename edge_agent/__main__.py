@@ -83,6 +83,11 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
                 "--timeout", type=float, default=READ_WITHIN_S, metavar="S", help="wait at most S seconds"
             )
     _add_outbox(commands)
+    transcript = commands.add_parser("transcript", help="print the last lines between drivers and devices, no secrets")
+    transcript.add_argument("config", metavar="CONFIG", type=Path)
+    transcript.add_argument("drivers", metavar="DRIVER", nargs="*", help="only these drivers")
+    transcript.set_defaults(run=_transcript)
+    _add_json(transcript)
     drivers = commands.add_parser("drivers", help="list the drivers that are installed")
     drivers.set_defaults(run=_drivers)
     _add_json(drivers)
@@ -246,6 +251,41 @@ def _doctor(parsed: argparse.Namespace) -> int:
                 f"{marks[check.verdict]} {check.name}: {check.found}" + (f" → {check.remedy}" if check.remedy else "")
             )
     return int(any(check.verdict == "error" for check in checks))
+
+
+def _transcript(parsed: argparse.Namespace) -> int:
+    configuration = _load(parsed.config)
+    found = asyncio.run(_transcripts(configuration, parsed.drivers))
+    for name, lines in found.items():
+        if parsed.json:
+            _print_json([{"driver": name, "ago_s": -at, "way": way, "text": text} for at, way, text in lines])
+            continue
+        print(f"# {name}")
+        for at, way, text in lines:
+            print(f"{at:10.3f} {way} {text}")
+    if not found:
+        _complain("記録を持つドライバなし / no driver keeps a transcript")
+    return int(not found)
+
+
+async def _transcripts(configuration: Configuration, wanted: list[str]) -> dict[str, list[Any]]:
+    """Ask the running agent's drivers for what they keep; one that keeps none is left out."""
+    from drivers.api import RefusedError
+    from edge_agent import control
+
+    found: dict[str, list[Any]] = {}
+    for name in wanted or configuration.document.drivers:
+        try:
+            answer = await control.ask(configuration.sockets, f"{name}.transcript", {})
+        except control.NoAgentError:
+            problem, remedy = "no agent runs; it is the agent that keeps transcripts", "start the agent"
+            raise ConfigError("transcript", problem, remedy) from None
+        except RefusedError:
+            if wanted:
+                raise
+        else:
+            found[name] = answer["lines"]
+    return found
 
 
 def _drivers(parsed: argparse.Namespace) -> int:

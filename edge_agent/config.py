@@ -70,7 +70,7 @@ class Document(Table, frozen=True):
     log: LogSettings = LogSettings()
 
 
-class MissingSecretError(ConfigError):
+class MissingSecretError(CredentialsError):
     """A secret is not on this machine; a configuration can be right without it, a running driver cannot."""
 
 
@@ -302,7 +302,7 @@ def _secret_text(name: str, raw: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text or len(raw) > MAX_SECRET_BYTES:
-        raise ConfigError("", "the file is empty, too long or not text", "write the secret alone into it", name)
+        raise MissingSecretError("", "the file is empty, too long or not text", "write the secret alone into it", name)
     SECRETS.add(text)
     return text
 

@@ -27,7 +27,7 @@ from drivers.api import (
     Sample,
 )
 from drivers.polling import Ticks
-from drivers.route_b import meter
+from drivers.route_b import meter, skstack
 from drivers.route_b.awaiting import AwaitingCredentials
 from drivers.route_b.credentials import REMEDY, read_credentials
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
@@ -145,11 +145,12 @@ class RouteB:
         state = self._joining.state if self._state == "connecting" else self._state
         report: dict[str, Json] = {"state": state, **self._counts, "rssi_dbm": None}
         report |= {"joins": self._joining.joins, "join_attempts": self._joining.attempts, "scans": self._joining.scans}
+        report |= self._way_there()
         if (session := self._session) is not None:
-            report |= session.status()
+            told = session.status()
+            report |= told if told.get("rssi_dbm") is not None else told | {"rssi_dbm": report["rssi_dbm"]}
             if session.limited:
                 report["state"] = "limited"
-        report |= self._way_there()
         report["refused"] = [*self._known.refused]
         report["meter_fault"] = self._known.fault
         if self._repair is not None:
@@ -161,6 +162,7 @@ class RouteB:
         """Return what an installer asks about: the network, the join, what stands in the way."""
         pan, joining = self._joining.pan, self._joining
         return {
+            "rssi_dbm": None if pan is None or not pan.lqi else skstack.dbm(pan.lqi),
             "channel": None if pan is None else pan.channel,
             "pan_id": None if pan is None else f"{pan.pan_id:04X}",
             "nothing_found": joining.nothing_found,

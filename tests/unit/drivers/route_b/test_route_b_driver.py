@@ -505,7 +505,7 @@ async def test_no_secret_reaches_a_log_an_event_or_the_status(dongle, working, c
 
 
 def context(secret):
-    return Context("meter", FastClock(), secret)
+    return Context("meter", FastClock(600), secret)
 
 
 TABLE = {"port": "/dev/ttyUSB0", "credentials": "route-b"}

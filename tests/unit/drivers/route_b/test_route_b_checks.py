@@ -1,0 +1,82 @@
+"""What the doctor says of Route B at each stage an installer can be stuck in, and how the aim looks."""
+
+import pytest
+
+from drivers.api import Context
+from drivers.contract import FastClock
+from drivers.route_b import radio
+from drivers.route_b.checks import check
+from drivers.route_b.commands import BAR_CELLS, aim_line
+
+CONTEXT = Context("meter", FastClock(), str)
+TABLE = {"port": "/dev/ttyUSB0", "credentials": "route-b"}
+DONGLE = {"state": "scanning", "firmware": "1.5.2", "dialect": "C2", "polls": 0}
+FOUND = DONGLE | {"state": "joining", "channel": 49, "pan_id": "6677", "rssi_dbm": -79.5}
+JOINED = FOUND | {"state": "joined", "join_s": 3.3, "joins": 1, "history": None}
+READ = JOINED | {"polls": 9, "failures": 1, "loss": 0.05, "history": True, "repaired": 40, "days_to_read": 1}
+
+
+def steps(state, detail, error=""):
+    health = {"state": state, "error": error, "detail": detail}
+    return {name.removeprefix("meter: "): rest for name, *rest in check(CONTEXT, TABLE, health)}
+
+
+@pytest.mark.parametrize(
+    ("state", "detail", "error", "last", "verdict", "remedy"),
+    [
+        ("waiting_for_credentials", {}, "no secret", "credentials", "error", "route-b credentials"),
+        ("waiting", {"state": "closed"}, "/dev/ttyUSB0: there is no such port", "port", "error", "by-id"),
+        ("waiting", {"state": "closed"}, "no dongle with SK commands answers", "dongle", "error", "plug it in again"),
+        ("running", DONGLE, "", "network", "warning", "again"),
+        ("running", DONGLE | {"nothing_found": True}, "", "network", "error", "last 8 characters"),
+        ("running", DONGLE | {"nothing_found": True, "foreign_networks": 2}, "", "network", "error", "other houses"),
+        ("running", FOUND, "", "join", "warning", "again"),
+        ("running", FOUND | {"state": "waiting", "trouble": "no answer"}, "", "join", "error", "aim"),
+        ("running", FOUND | {"refusals": 1, "trouble": "refuses"}, "", "join", "warning", "again"),
+        ("waiting_for_credentials", FOUND | {"refusals": 2}, "refused", "join", "error", "first 24 characters"),
+        ("running", JOINED, "", "reading", "warning", "aim"),
+        ("running", READ | {"trouble": "no answer within 20 s"}, "", "history", "ok", ""),
+        ("running", READ | {"history": False}, "", "history", "warning", "gaps"),
+        ("running", READ, "", "history", "ok", ""),
+    ],
+)  # fmt: skip
+def test_the_last_step_that_was_reached_says_what_to_do(state, detail, error, last, verdict, remedy):
+    found = steps(state, detail, error)
+    assert list(found)[-1] == last
+    assert found[last][0] == verdict
+    assert remedy in found[last][2]
+    assert all(rest[0] != "error" for name, rest in found.items() if name != last)
+    assert all(rest[2] for rest in found.values() if rest[0] != "ok")  # nothing is wrong without a remedy
+
+
+def test_a_meter_that_is_read_passes_every_step():
+    found = steps("running", READ)
+    assert list(found) == ["credentials", "port", "dongle", "network", "signal", "join", "reading", "history"]
+    assert {rest[0] for rest in found.values()} == {"ok"}
+    assert found["signal"][1] == "-79.5 dBm, 普通 / fair"
+
+
+def test_a_health_that_says_nothing_is_no_crash():
+    assert [rest[0] for rest in steps("", {}).values()][-1] == "error"
+    assert list(check(CONTEXT, {}, {"detail": 7}))
+
+
+@pytest.mark.parametrize(
+    ("dbm", "word"),
+    [(-40.0, "good"), (-75.0, "good"), (-75.1, "fair"), (-85.1, "weak"), (-92.1, "bad"), (-150.0, "bad")],
+)
+def test_a_power_has_one_word(dbm, word):
+    assert radio.strength(dbm) == word
+
+
+def test_the_bar_grows_with_the_signal_and_never_leaves_its_frame():
+    fills = [aim_line({"rssi_dbm": float(dbm), "answered_s": 0.5}, None).count("█") for dbm in range(-140, -20)]
+    assert fills == sorted(fills)
+    assert (fills[0], fills[-1]) == (0, BAR_CELLS)
+
+
+def test_the_bar_says_when_there_is_no_meter_and_when_its_value_does_not_follow():
+    waiting = aim_line({"state": "scanning", "rssi_dbm": None, "trouble": "no meter answers the scan"}, None)
+    assert "no meter yet (scanning)" in waiting
+    assert "as of the scan" in aim_line({"rssi_dbm": -60.0, "answered_s": 1, "follows": False}, -60.0)
+    assert "no answer" in aim_line({"rssi_dbm": -60.0, "answered_s": None}, None)
