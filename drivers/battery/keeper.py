@@ -264,7 +264,17 @@ class Keeper:
                 self.policy.end(wanted.why)
             return
         until_ms = now_ms + wanted.until_ms - unix_ms
-        self._want(Request(wanted.mode, "schedule", until_ms, wanted.power_w, wanted.soc_percent), now_ms)
+        self._want(Request(wanted.mode, "schedule", until_ms, self._steady(wanted), wanted.soc_percent), now_ms)
+
+    def _steady(self, wanted: Wish) -> int | None:
+        """Return the power wished for, or the present one while that is about as much: each change is a write."""
+        held = self.policy.held
+        if wanted.power_w is None or held is None or held.power_w is None or held.mode != wanted.mode:
+            return wanted.power_w
+        change_w = wanted.power_w - held.power_w
+        is_much = abs(change_w) * 10 >= self.settings.max_charge_w
+        is_bound = self.settings.tariff is not None and self.settings.tariff.contract_w is not None and change_w < 0
+        return wanted.power_w if is_much or is_bound else held.power_w
 
     def _want(self, request: Request, now_ms: int) -> None:
         """Ask on behalf of nobody in person; a refusal is no error, only noted once."""

@@ -215,6 +215,10 @@ def _sequence(mode: Mode, row: _ModeTable, settings: Mapping[str, Setting]) -> S
     undo = tuple(_step(f"modes.{mode}.undo.{n}", step, settings, {SAVED}) for n, step in enumerate(row.undo))
     undone = {step.setting for step in undo}
     for number, step in enumerate(do):
+        if settings[step.setting].stored and step.always:
+            raise ConfigError(
+                f"modes.{mode}.do.{number}.always", f"{step.setting} lies in flash and would wear out", "remove it"
+            )
         if settings[step.setting].stored and step.setting not in undone:
             raise ConfigError(
                 f"modes.{mode}.do.{number}", f"{step.setting} is stored and never undone", "add it to `undo`: saved"

@@ -529,6 +529,19 @@ async def test_the_schedule_charges_in_the_cheap_hours_and_yields_to_a_person():
     assert house.inverter.is_normal
 
 
+async def test_the_schedules_power_changes_only_by_much():
+    window = WindowSettings("00:00", "08:00")
+    house = House(tariff=TariffSettings(cheap=[window], capacity_kwh=10, margin_min=0), max_soc_percent=90)
+    powers = []
+    for _ in range(8 * 360):
+        await house.round()
+        house.soc = min(90, house.soc + house.inverter.bits["power"] * POLL_S / 3600 / 10_000 * 100)
+        powers += [house.inverter.bits["power"]] if house.inverter.bits["command"] == 1 else []
+    assert house.soc == 90
+    assert len({*powers}) <= 4
+    assert house.inverter.is_normal
+
+
 async def test_without_a_set_clock_the_schedule_wants_nothing():
     house = House(unix_ms=None, tariff=TariffSettings(cheap=[WindowSettings("00:00", "24:00")], capacity_kwh=10))
     await house.rounds(7200)

@@ -80,6 +80,11 @@ def test_a_mode_is_its_writes_in_order_and_undone_in_order():
         ({"modes": {"charge": CHARGE | {"undo": [{"set": "command", "to": "stop"}]}}}, "do.0", "never undone"),
         ({"modes": {"charge": CHARGE | {"undo": [{"set": "watts", "to": "power_w"}]}}}, "undo.0.to", "no such value"),
         ({"modes": {"charge": {**CHARGE, "do": CHARGE["do"][:1]}}}, "charge.do", "restarts the revert timer"),
+        (
+            {"modes": {"charge": CHARGE | {"do": [{"set": "watts", "to": 1, "always": True}]}}},
+            "do.0.always",
+            "wear out",
+        ),
         ({"modes": {"normal": CHARGE}}, "modes.normal", "undoing leads to"),
         ({"modes": {"boost": CHARGE}}, "control", "boost"),
         ({"witnesses": ["uptime"]}, "control.witnesses", "no such entry"),
