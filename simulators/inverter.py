@@ -90,6 +90,10 @@ def huawei(serial: str = "SIM0000000001") -> Unit:
             _named(HUAWEI_STATES),
         ),
         Cell(32106, 2, lambda now: _centi_kwh(now.pv_ws), "pv_energy_kwh", _scaled(2)),
+        Cell(37100, 1, lambda _: 1),
+        Cell(37113, 2, lambda now: -now.grid_w, "grid_power_w", lambda raw, _: -raw),
+        Cell(37119, 2, lambda now: _centi_kwh(now.export_ws), "export_energy_kwh", _scaled(2)),
+        Cell(37121, 2, lambda now: _centi_kwh(now.import_ws), "import_energy_kwh", _scaled(2)),
         Cell(37760, 1, lambda now: now.soc_permille, "battery_soc_percent", _scaled(1)),
         Cell(37762, 1, lambda now: 2 if now.battery_w else 1, "battery_mode", _named(HUAWEI_BATTERY)),
         Cell(37765, 2, lambda now: -now.battery_w, "battery_power_w", lambda raw, _: -raw),
@@ -97,7 +101,7 @@ def huawei(serial: str = "SIM0000000001") -> Unit:
         Cell(37782, 2, lambda now: _centi_kwh(now.discharge_ws), "battery_discharge_energy_kwh", _scaled(2)),
     )
     constants = _text(30000, 15, "SUN2000-5KTL-SIM") | _text(30015, 10, serial) | {30073: 0, 30074: 5_000}
-    return Unit("inverter", ((30000, 30100), (32000, 32120), (37700, 37800)), cells, constants)
+    return Unit("inverter", ((30000, 30100), (32000, 32120), (37100, 37150), (37700, 37800)), cells, constants)
 
 
 SUNSPEC_BASE = 40000

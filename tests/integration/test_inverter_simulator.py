@@ -144,8 +144,8 @@ async def test_a_complete_set_is_one_line_and_a_broken_one_is_no_served_line(tmp
     log = ServedLog(tmp_path / "log", clock)
     server = InverterServer(units_of(), lambda: balance, log)
     await server.start()
-    pv, battery = (32064, 44), (37760, 24)
-    await ask(server.port, 1, pv, battery, pv, battery, pv, pv, battery, (30000, 25), pv)
+    pv, meter, battery = (32064, 44), (37113, 10), (37760, 24)
+    await ask(server.port, 1, pv, meter, battery, pv, meter, battery, pv, pv, battery, (30000, 25), meter, pv)
     await server.close()
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -164,7 +164,7 @@ async def test_a_line_is_written_before_its_answer_leaves(tmp_path):
     log = ServedLog(tmp_path / "log", clock)
     server = InverterServer(units_of(), lambda: balance, log)
     await server.start()
-    await ask(server.port, 1, (32064, 44), (37760, 24))
+    await ask(server.port, 1, (32064, 44), (37113, 10), (37760, 24))
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     await server.close()
     log.close()
@@ -198,7 +198,7 @@ async def test_the_command_serves_anyones_client(tmp_path):
     try:
         said = (await process.stdout.readline()).decode()
         port = int(said.split("127.0.0.1:")[1].split(",")[0])
-        await ask(port, 1, (32064, 44), (37760, 24))
+        await ask(port, 1, (32064, 44), (37113, 10), (37760, 24))
         (line,) = [json.loads(text) for text in log.read_text().splitlines()]
         assert line["values"]["pv_power_w"] > 0
         process.terminate()

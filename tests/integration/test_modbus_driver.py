@@ -94,6 +94,9 @@ async def test_the_hybrids_values_have_our_names_units_and_signs(town):
         "inverter_temperature_c": Decimal(250 + NOON.pv_w // 40) / 10,
         "inverter_state": "running",
         "pv_energy_kwh": Decimal(NOON.pv_ws // 36_000) / 100,
+        "grid_power_w": NOON.grid_w,
+        "export_energy_kwh": Decimal(NOON.export_ws // 36_000) / 100,
+        "import_energy_kwh": Decimal(NOON.import_ws // 36_000) / 100,
         "battery_soc_percent": Decimal(NOON.soc_permille) / 10,
         "battery_mode": "running" if NOON.battery_w else "standby",
         "battery_power_w": NOON.battery_w,
@@ -125,7 +128,7 @@ async def test_every_read_is_a_read_and_registers_are_merged(town):
     assert town.server.writes == 0
     assert {function for _, function, _, _ in town.server.requests} == {3}
     assert {(address, count) for _, _, address, count in town.server.requests} == {
-        (30000, 25), (32064, 44), (37760, 24),
+        (30000, 25), (32064, 44), (37100, 23), (37760, 24),
     }  # fmt: skip
 
 
@@ -234,7 +237,7 @@ async def test_a_refused_register_is_cornered_and_the_rest_is_served(town):
         await town.until(lambda: len(town.samples()) >= 6)
     for sample in town.samples():
         assert "ac_frequency_hz" not in sample.values
-        assert len(sample.values) == 11
+        assert len(sample.values) == 14
     assert driver.status()["devices"]["inverter"]["refused"] == {"ac_frequency_hz": ILLEGAL_ADDRESS}
     refused = [request for request in town.server.requests if request[2] <= 32085 < request[2] + request[3]]
     assert len(refused) <= 4
@@ -289,7 +292,7 @@ async def test_a_device_that_is_busy_is_asked_again_and_not_given_up(town):
         async with busy.running(busy.build()) as driver:
             await busy.until(lambda: any("battery_power_w" in sample.values for sample in busy.samples()))
         assert busy.events() == []
-        assert [len(sample.values) for sample in busy.samples()][:4] == [7, 7, 7, 12]
+        assert [len(sample.values) for sample in busy.samples()][:4] == [10, 10, 10, 15]
         assert driver.status()["devices"]["inverter"]["later"] == 3
     finally:
         await server.close()
