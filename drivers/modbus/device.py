@@ -178,7 +178,12 @@ class Device:
             if self.map is None or error.code not in self.map.absent_codes:
                 raise
             raise ExceptionAnswerError(NO_REGISTER, block.request) from error  # this device's way to say it
-        values = block.decode(data)
+        try:
+            values = block.decode(data)
+        except MovedError:
+            self.learnt.forget()
+            self.connected()
+            raise
         self._suspects.pop(block.request, None)
         self._spoilt.pop(block.request, None)
         self._has_served = True
