@@ -247,6 +247,13 @@ async def dongle():
 
 
 @pytest.fixture
+async def other_dongle():
+    made = Dongle()
+    yield made
+    made.release()
+
+
+@pytest.fixture
 def working():
     """Return a context manager that runs a driver on a dongle: `async with working(dongle, …) as bench`."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from drivers.api import LinkError
 from drivers.route_b import link
-from drivers.route_b.link import open_port
+from drivers.route_b.link import locate, open_port, stable_name
 
 
 async def test_bytes_pass_in_both_directions(dongle):
@@ -71,3 +71,37 @@ async def test_a_port_that_takes_no_bytes_stops_neither_the_others_nor_the_end(d
         task.cancel()
     assert turns > 10
     loop.add_reader(dongle.master, dongle._read)
+
+
+@pytest.fixture
+def by_id(tmp_path, monkeypatch):
+    """The folder in which the system names ports by what is plugged in."""
+    monkeypatch.setattr(link, "BY_ID", tmp_path / "by-id")
+    (tmp_path / "by-id").mkdir()
+    return tmp_path / "by-id"
+
+
+def test_a_port_without_a_name_of_its_own_stays_where_it_was_configured(by_id):
+    assert stable_name("/dev/ttyUSB0") is None
+    assert locate("/dev/ttyUSB0", None) == "/dev/ttyUSB0"
+    assert locate("/dev/ttyUSB0", "usb-gone") == "/dev/ttyUSB0"
+    assert locate("/dev/ttyUSB0", "../../etc/passwd") == "/dev/ttyUSB0"
+    by_id.rmdir()
+    assert stable_name("/dev/ttyUSB0") is None
+
+
+async def test_a_dongle_that_returns_under_another_tty_is_found_and_rejoined_without_a_scan(
+    dongle, other_dongle, working, by_id
+):
+    name = by_id / "usb-ROHM_BP35C2_1234-if00-port0"
+    name.symlink_to(dongle.path)
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.samples)
+        dongle.unplug()
+        name.unlink()
+        await bench.until(lambda: bench.error)
+    assert isinstance(bench.error, LinkError)
+    name.symlink_to(other_dongle.path)
+    async with working(dongle, bench.memory) as again:  # configured as before: the first tty
+        await again.until(lambda: again.samples)
+    assert (other_dongle.count("SKJOIN"), other_dongle.count("SKSCAN")) == (1, 0)

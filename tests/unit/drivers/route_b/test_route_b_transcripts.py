@@ -16,6 +16,8 @@ from drivers.route_b.session import Credentials, Session, Timeouts
 from drivers.route_b.skstack import Pan
 
 # Qiita "NervesとWi-SUNドングルで自宅の消費電力を把握したい": RS-WSUHA-P, EVER 1.5.2, echo on, 2023-12-19.
+MAC, METER = "0011223344556677", "FE80:0000:0000:0000:0211:2233:4455:6677"  # of the scripted dongle
+
 RATOC_METER = "FE80:0000:0000:0000:C2F9:4500:4058:B5FB"
 RATOC_PAIR = "0194BFAD"
 RATOC_ME = "FE80:0000:0000:0000:021D:1291:0004:E578"
@@ -200,6 +202,20 @@ async def test_a_dongle_that_stays_in_binary_mode_is_read_in_binary(dongle):
         await session.prepare()
         await session.join(Pan(0x21, 0x12A4, "001C6400030C12A4", 0))
         assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000001F8")}
+
+
+async def test_a_binary_payload_with_a_line_end_inside_is_read_by_its_length(dongle):
+    frame = bytes.fromhex("1081000102880105FF017201E7040D0A0D0A")
+    head = f"ERXUDP {METER} FE80:0000:0000:0000:021D:1291:0000:0574 0E1A 0E1A {MAC} 5A 1 0 0012 ".encode()
+    dongle.answers |= {
+        "ROPT": "OK 00\r",
+        "WOPT": "FAIL ER04\r\n",
+        "SKSENDTO": lambda data: dongle.say(b"OK\r\n" + head + frame + b"\r\n"),
+    }
+    async with conversation(dongle) as session:
+        await join(session)
+        assert (await session.get([0xE7])).properties == {0xE7: b"\r\n\r\n"}
+        assert session.status()["malformed"] == 0
 
 
 async def test_a_request_that_the_dongle_could_not_send_is_sent_again(dongle):

@@ -117,17 +117,18 @@ async def supervise(driver, emit, memory):
 @contextlib.asynccontextmanager
 async def bad_radio(tmp_path, **radio):
     """Give a town, its driver at work, and the list of what the driver emits."""
-    items = []
+    items, memory = [], DictMemory()
 
     async def emit(item, remember=None):
         items.append(item)
+        await memory.update(remember or {})
 
     context = Context("meter", VirtualClock(), {"route-b": json.dumps({"id": ID, "password": PASSWORD})}.__getitem__)
     built = create(context, {"port": "wire", "credentials": "route-b", "poll_s": POLL_S})
     async with asyncio.TaskGroup() as group:
         town = Town(Radio(ID, PASSWORD, radio_time=1.0, **radio), group, tmp_path / "served.log")
         driver = RouteB(context, built._settings, built._credentials, town.opener())
-        task = group.create_task(supervise(driver, emit, DictMemory()))
+        task = group.create_task(supervise(driver, emit, memory))
         yield town, driver, items
         task.cancel()
         town.notices.cancel()
@@ -188,9 +189,74 @@ async def test_twelve_hours_of_a_bad_radio_lose_no_half_hour_and_almost_no_poll(
         assert 0 <= sample.at - lines[at - 1][0] < 1000
     assert [sample.at for sample in samples] == sorted({sample.at for sample in samples})
 
-    moments = [item.at for item in half_hours(items)]
+    moments = [(item.at, name) for item in half_hours(items) for name in item.values]
     assert len(moments) == len(set(moments))
     expected = {datetime.fromtimestamp((START_MS + n * HALF_HOUR_MS) / 1000, UTC) for n in range(1, 2 * hours)}
-    assert expected <= set(moments)
+    assert expected <= {at for at, _ in moments}
     for item in half_hours(items):
         assert any(plain(item.values) <= values for _, values in lines)
+
+
+@pytest.mark.looptime
+async def test_a_dongle_at_its_transmit_limit_sends_nothing_and_is_not_joined_anew(tmp_path):
+    async with bad_radio(tmp_path, transmit_ms=100, rest_s=600) as (town, driver, _items):
+        await until(lambda: driver.status().get("limited"))
+        assert driver.status()["state"] == "limited"
+        began = asyncio.get_running_loop().time()
+        served_before, polled = len(served(tmp_path)), driver.status()["polls"]
+        await asyncio.sleep(500)
+        assert (len(served(tmp_path)), driver.status()["polls"]) == (served_before, polled)
+        await until(lambda: driver.status()["polls"] > polled)
+        assert 600 <= asyncio.get_running_loop().time() - began < 640
+    assert len(town.wire.joins_at) == 1
+    assert driver.status()["transmit_s_last_hour"] > 0
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("event", [0x24, 0x26, 0x27, 0x28])
+async def test_a_session_that_ends_by_any_event_is_joined_again_politely(event, tmp_path):
+    async with bad_radio(tmp_path) as (town, driver, _items):
+        for times in (1, 2, 3):
+            await until(lambda times=times: len(town.wire.joins_at) == times and driver.status()["state"] == "joined")
+            polled = driver.status()["polls"]
+            await until(lambda polled=polled: driver.status()["polls"] > polled)
+            town.wire.dongle.end_session(event)
+            await asyncio.sleep(0.1)
+        await until(lambda: len(town.wire.joins_at) == 4)
+    spacing = [later - earlier for earlier, later in zip(town.wire.joins_at, town.wire.joins_at[1:], strict=False)]
+    assert min(spacing) >= 30
+    assert driver.status()["scans"] == 1
+
+
+@pytest.mark.looptime
+async def test_a_session_that_expires_is_renewed_without_a_join_or_a_poll_lost(tmp_path):
+    async with bad_radio(tmp_path, expires_s=120) as (town, driver, items):
+        await asyncio.sleep(1000)
+        status = driver.status()
+    assert (status["failures"], status["resent"], len(town.wire.joins_at)) == (0, 0, 1)
+    assert len(live(items)) >= 30
+
+
+@pytest.mark.looptime
+async def test_a_session_that_is_not_renewed_is_joined_again_from_memory(tmp_path):
+    async with bad_radio(tmp_path, expires_s=120, renews=False) as (town, driver, _items):
+        await asyncio.sleep(400)
+        status = driver.status()
+    assert status["scans"] == 1
+    assert len(town.wire.joins_at) >= 3
+    assert status["failures"] == 0
+
+
+@pytest.mark.looptime
+async def test_only_the_paired_one_of_two_networks_is_joined(tmp_path):
+    async with bad_radio(tmp_path, neighbour=Neighbour()) as (_town, driver, items):
+        await until(lambda: live(items))
+        assert driver.status()["foreign_networks"] == 1
+        assert driver.status()["pan_id"] == "76A4"
+
+
+async def until(condition):
+    """Wait in virtual time."""
+    async with asyncio.timeout(3600):
+        while not condition():  # noqa: ASYNC110  (costs nothing in virtual time)
+            await asyncio.sleep(0.5)
