@@ -277,6 +277,7 @@ class EchonetIp:
         quirk = quirks.fitting(self._quirks, watch.plain_class.code, _who(session))
         watch.device_class = quirks.understood(watch.plain_class, quirk)
         if quirk is not None and quirk.most_properties is not None:
+            watch.learnt.ceiling = quirk.most_properties
             watch.learnt.most = min(watch.learnt.most, quirk.most_properties)
         if quirk is not None and quirk.timeout_s is not None:
             watch.learnt.base_s = quirk.timeout_s

@@ -7,6 +7,7 @@ is kept as JSON, so that it is not learnt again at every start. Opens no port an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,11 +17,15 @@ from drivers.echonet_ip import identity
 from drivers.echonet_ip.devices import GET_MAP, SET_MAP
 from drivers.echonet_ip.link import SilentError
 from drivers.route_b import echonet
-from drivers.route_b.echonet import Frame
+from drivers.route_b.echonet import NODE_PROFILE, Frame
+
+log = logging.getLogger(__name__)
 
 MOST_PROPERTIES = 10
 """Asked at once from a device we know nothing of; real ones answered ten (a 027D with instance 2)."""
 LONGEST_TIMEOUT_S = 20.0
+_PROBE_AFTER = 500
+"""Portions; on a bad radio a device seems to want few properties at once, and must be able to show that it does not."""
 _MOST_SKIPPED = 512
 """A refused property is asked again at the latest after so many polls."""
 
@@ -55,8 +60,12 @@ class Learnt:
     """What the configuration or a quirk grants a request; a slow device gets more."""
     timeout_s: float = 5.0
     refusals: dict[int, _Refusal] = field(default_factory=dict)
+    ceiling: int = MOST_PROPERTIES
+    """What a quirk allows to ask at once."""
     late: int = 0
     """Late answers already taken into account."""
+    complete: int = 0
+    """Portions in a row that came complete; after many of them a larger one is tried again."""
 
     def json(self) -> dict[str, Json]:
         """Return it as JSON."""
@@ -101,14 +110,28 @@ class Session:
         return identity.IDENTIFICATION in self.who or identity.IDENTIFICATION not in (self.readable or ())
 
     async def refresh(self) -> None:
-        """Read the property maps, then what the device says of itself; raises SilentError or MalformedError."""
-        maps = await self._ask((GET_MAP,))
-        if not maps.get(GET_MAP):
-            raise MalformedError(f"{self.host} gives no property map for {self.eoj.hex().upper()}")
-        self.readable = frozenset(echonet.property_map(maps[GET_MAP]))
-        if SET_MAP in self.readable and (sets := (await self._ask((SET_MAP,))).get(SET_MAP)):
-            self.settable = frozenset(echonet.property_map(sets))
+        """Read the property maps, then what the device says of itself; raises SilentError."""
+        self.readable = await self._map(GET_MAP)
+        if self.readable is None:
+            log.info("%s: %s lists nothing; it is asked for what its class may have", self.host, self.eoj.hex().upper())
+        self.settable = await self._map(SET_MAP) or frozenset()
         self.who = await self.read(identity.WHO)
+        if self.identification is None and self.is_sure and self.eoj != NODE_PROFILE:
+            self.who |= await self._of_node()
+
+    async def _map(self, epc: int) -> frozenset[int] | None:
+        """Return a property map; None when the device gives none or one without sense."""
+        try:
+            return frozenset(echonet.property_map((await self._ask((epc,))).get(epc, b"")))
+        except MalformedError as error:
+            log.debug("%s: map %02X: %s", self.host, epc, error)
+            return None
+
+    async def _of_node(self) -> dict[int, bytes]:
+        """Return the node's identification number for an object that has neither number nor serial of its own."""
+        wanted = (identity.IDENTIFICATION,)
+        frame = await self._link.get(self.host, NODE_PROFILE, wanted, self.learnt.timeout_s)
+        return {epc: edt for epc, edt in frame.properties.items() if edt}
 
     async def read(self, epcs: Sequence[int]) -> dict[int, bytes]:
         """Return the properties served of those asked and listed; raises SilentError when nothing answers."""
@@ -134,6 +157,7 @@ class Session:
         missing = [epc for epc in epcs if epc not in got]
         if len(epcs) == 1:
             self._note(epcs[0], served=not missing)
+            self._probe()
             return got
         alone: dict[int, bytes] = {}
         for epc in missing:
@@ -142,9 +166,17 @@ class Session:
             alone |= one
         if alone:  # it can serve them, but not so many at once
             self.learnt.most = max(1, min(self.learnt.most, len(epcs) - len(missing)))
+            self.learnt.complete = 0
+        self._probe()
         for epc in got:
             self._note(epc, served=True)
         return got | alone
+
+    def _probe(self) -> None:
+        learnt = self.learnt
+        learnt.complete += 1
+        if learnt.complete >= _PROBE_AFTER:
+            learnt.complete, learnt.most = 0, min(learnt.most * 2, learnt.ceiling)
 
     async def _ask_many(self, epcs: Sequence[int]) -> dict[int, bytes]:
         """Ask several at once; a device that is silent twice, yet answers one alone, is asked fewer from now on."""
@@ -155,7 +187,7 @@ class Session:
         try:
             return await self._ask(epcs)  # what was silent was the air
         except SilentError:
-            self.learnt.most = max(1, len(epcs) // 2)
+            self.learnt.most, self.learnt.complete = max(1, len(epcs) // 2), 0
             return first
 
     async def _ask(self, epcs: Sequence[int]) -> dict[int, bytes]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import socket
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -9,13 +10,14 @@ from decimal import Decimal
 import pytest
 
 from drivers import contract
-from drivers.api import ConfigError, LinkError, RefusedError
+from drivers.api import ConfigError, LinkError, RefusedError, Sample
 from drivers.contract import DictMemory, Limits, Rig
 from drivers.echonet_ip.driver import create
 from drivers.echonet_ip.session import MOST_PROPERTIES
+from drivers.quantities import QUANTITIES
 from drivers.route_b import echonet
 from drivers.route_b.echonet import Frame
-from simulators.echonet import Manners, Node, things, things_of_image
+from simulators.echonet import KINDS, Manners, Node, things, things_of_image
 
 BATTERY_NUMBER = "FEFFFFFE000053494D3030303142415454"
 
@@ -242,7 +244,7 @@ async def test_instance_numbers_other_than_one_are_devices_like_any(home, listen
 async def test_what_a_device_announces_arrives_between_two_polls(home, listener):
     node = await home.node(11, ["aircon"])
     devices = {"living": {"eoj": "013001", "address": home.address(11)}}
-    async with listener(home.table(devices, poll_s=60)).running() as agent:
+    async with listener(home.table(devices, poll_s=3600)).running() as agent:
         await agent.until(lambda: agent.samples("living"))
         node.announce_changes()
         node.node.things[bytes.fromhex("013001")].setters[0x80](b"\x31")  # somebody uses the remote control
@@ -254,7 +256,7 @@ async def test_what_a_device_announces_arrives_between_two_polls(home, listener)
 async def test_an_infc_is_answered_to_allowed_devices_alone(home, listener):
     await home.node(11, ["aircon"])
     devices = {"living": {"eoj": "013001", "address": home.address(11)}}
-    async with listener(home.table(devices, poll_s=60)).running() as agent:
+    async with listener(home.table(devices, poll_s=3600)).running() as agent:
         await agent.until(lambda: agent.samples("living"))
         answers = [await infc(home, last) for last in (11, 66)]
         await agent.becomes(lambda: agent.driver.status()["strangers"] == 1)
@@ -276,7 +278,9 @@ async def infc(home, last):
         made.sendto(echonet.encode(frame), (home.box, home.port))
         try:
             async with asyncio.timeout(1.0):
-                return echonet.decode(await loop.sock_recv(made, 2000))
+                while (answer := echonet.decode(await loop.sock_recv(made, 2000))).esv == echonet.GET:
+                    pass  # a poll that fell into this second
+                return answer
         except TimeoutError:
             return None
 
@@ -285,7 +289,7 @@ async def test_strangers_leave_a_counter_and_no_item(home, listener):
     await home.node(11, ["pv"])
     stranger = await home.node(13, ["aircon"])
     devices = {"pv": {"eoj": "027901", "address": home.address(11)}}
-    async with listener(home.table(devices, poll_s=60)).running() as agent:
+    async with listener(home.table(devices, poll_s=3600)).running() as agent:
         await agent.until(lambda: agent.samples("pv"))
         for status in (b"\x31", b"\x30", b"\x31"):
             stranger.announce_changes()
@@ -324,6 +328,17 @@ async def test_a_named_set_is_carried_out_and_checked(home, listener):
             await agent.driver.command("set", {**wanted, "value": "warm"})
 
 
+async def test_what_the_device_does_not_list_as_settable_is_not_sent_to_it(home, listener):
+    node = await home.node(12, ["battery"])
+    node.node.things[bytes.fromhex("027D01")].readers[0x9E] = lambda _: b"\x00"
+    devices = {"battery": {"eoj": "027D01", "address": home.address(12), "sets": ["battery_mode"]}}
+    async with listener(home.table(devices)).running() as agent:
+        await agent.until(lambda: agent.samples("battery"))
+        with pytest.raises(RefusedError, match="does not list DA"):
+            await agent.driver.command("set", {"device": "battery", "quantity": "battery_mode", "value": "charge"})
+    assert {request.service for request in node.requests} == {0x62}
+
+
 async def test_a_search_shows_what_is_there(home, listener):
     await home.node(11, ["pv", "battery"])
     async with listener(home.table({"pv": {"eoj": "027901", "address": home.address(11)}})).running() as agent:
@@ -342,6 +357,55 @@ async def test_a_quirk_of_the_maker_is_understood(home, listener):
     async with listener(home.table({"pcs": {"eoj": "02A501", "address": home.address(11)}})).running() as agent:
         await agent.until(lambda: agent.samples("pcs"))
     assert agent.samples("pcs")[0].values["load_power_w"] == 700
+
+
+async def test_a_device_without_number_and_serial_is_named_by_its_node(home, listener):
+    (nameless,) = things(["battery"], identified=False)
+    del nameless.readers[0x8D]
+    await home.serve(12, Node([nameless.with_maps()]))
+    number = "FEFFFFFE0000000000000000004E4F4445"
+    devices = {"battery": {"eoj": "027D01", "identification": number}}
+    async with listener(home.table(devices)).running() as agent:
+        await agent.until(lambda: agent.samples("battery"))
+    assert agent.driver.describe()["battery"]["identification"] == f"{number}/027D01"
+
+
+async def test_a_property_map_without_sense_does_not_hide_the_device(home, listener):
+    node = await home.node(12, ["battery"])
+    for code in (0x9E, 0x9F):
+        node.node.things[bytes.fromhex("027D01")].readers[code] = lambda _: b"\x20\x01"
+    devices = {"battery": {"eoj": "027D01", "identification": BATTERY_NUMBER}}
+    async with listener(home.table(devices)).running() as agent:
+        await agent.until(lambda: agent.samples("battery"))
+    assert agent.samples("battery")[0].values["battery_power_w"] == home.balance.battery_w
+
+
+async def test_a_device_that_says_anything_gives_values_or_nothing(home, listener):
+    draw = random.Random(20261121)
+    node = await home.node(11, list(KINDS))
+    for thing in node.node.things.values():
+        for code in thing.readers:
+            thing.readers[code] = lambda _: draw.randbytes(draw.randrange(60))
+    names = {"pv": "027901", "battery": "027D01", "pcs": "02A501", "bath": "026B01", "living": "013001"}
+    devices = {name: {"eoj": eoj, "address": home.address(11)} for name, eoj in names.items()}
+    async with listener(home.table(devices, poll_s=0.05)).running() as agent:
+        await agent.until(lambda: len(agent.items) > 150, within_s=20)
+        known = dict(agent.memory.content)
+    for item in agent.items:
+        assert not isinstance(item, Sample) or (item.values and set(item.values) <= set(QUANTITIES))
+    assert len(json.dumps(known)) < 5_000
+
+
+@pytest.mark.slow
+async def test_a_bad_radio_costs_readings_and_nothing_else(home, listener):
+    await home.node(12, ["battery"], Manners(loss=0.17))
+    devices = {"battery": {"eoj": "027D01", "address": home.address(12)}}
+    async with listener(home.table(devices, timeout_s=0.1)).running() as agent:
+        await agent.until(lambda: len(agent.samples("battery")) >= 40, within_s=30)
+    assert agent.driver.status()["silent"] > 10
+    for sample in agent.samples("battery"):
+        assert sample.values.get("battery_power_w") == home.balance.battery_w
+    assert len({sample.at for sample in agent.samples("battery")}) == len(agent.samples("battery"))
 
 
 async def test_a_lost_port_leaves_run_as_a_link_error(home, listener):
