@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import getpass
 import json
+import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +23,7 @@ KIND = "route_b"
 MOST_TRIES = 5
 AIM_EVERY_S = 2.0
 AIM_MINUTES = 10.0
-BAR_CELLS = 30
+BAR_CELLS = 24
 BAR_FROM_DBM, BAR_TO_DBM = -105.0, -45.0
 
 
@@ -179,30 +181,44 @@ def _show(told: Mapping[str, Json], best: float | None, *, as_json: bool) -> Non
     if as_json:
         _say(json.dumps(told, ensure_ascii=False))
         return
-    line = aim_line(told, best)
     if sys.stdout.isatty():
+        line = aim_line(told, best, shutil.get_terminal_size().columns - 1)
         sys.stdout.write(f"\r\x1b[2K{line}")
         sys.stdout.flush()
     else:
-        _say(line)
+        _say(aim_line(told, best))
 
 
-def aim_line(told: Mapping[str, Json], best: float | None) -> str:
-    """Return one line: a bar from -105 to -45 dBm, the power, the verdict, the best so far, whether it answers."""
+def aim_line(told: Mapping[str, Json], best: float | None, columns: int = 200) -> str:
+    """Return one line: a bar from -105 to -45 dBm, the power, the verdict, whether it answers, the best so far.
+
+    What does not fit into the columns of the terminal is left out: a line that wraps cannot be written over.
+    """
     dbm, answered = told.get("rssi_dbm"), told.get("answered_s")
     if not isinstance(dbm, int | float):
         why = str(told.get("trouble") or "").partition("; ")[0]
-        return f"[{' ' * BAR_CELLS}] メーター待ち / no meter yet ({told.get('state')})  {why}"[:100].rstrip()
+        return _fitting([f"[{' ' * BAR_CELLS}] メーター待ち / no meter yet ({told.get('state')})", why], columns)
     share = (float(dbm) - BAR_FROM_DBM) / (BAR_TO_DBM - BAR_FROM_DBM)
     cells = round(BAR_CELLS * min(1.0, max(0.0, share)))
     bar = "█" * cells + "·" * (BAR_CELLS - cells)
     words = [f"[{bar}] {dbm:6.1f} dBm  {radio.WORDS[radio.strength(float(dbm))]}"]
-    if best is not None:
-        words.append(f"最良 / best {best:.1f}")
     words.append("応答なし / no answer" if answered is None else "応答 / answers")
     if told.get("follows") is False:
-        words.append("(スキャン時の値 / as of the scan)")
-    return "  ".join(words)
+        words.append("スキャン時の値 / as of the scan")
+    elif best is not None:
+        words.append(f"最良 / best {best:.1f}")
+    return _fitting(words, columns)
+
+
+def _fitting(words: list[str], columns: int) -> str:
+    """Join words as long as they fit; Japanese letters take two columns."""
+    line = ""
+    for word in filter(None, words):
+        longer = f"{line}  {word}" if line else word
+        if line and sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in longer) > columns:
+            break
+        line = longer
+    return line
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:

@@ -21,7 +21,7 @@ WORDS: dict[Strength, str] = {
     "good": "良好 / good",
     "fair": "普通 / fair",
     "weak": "弱い / weak",
-    "bad": "不安定 / too weak",
+    "bad": "弱すぎ / too weak",
 }
 PATIENCE_S = 6.0
 LEAST_PAUSE_S = 1.5

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -138,6 +139,48 @@ def test_doctor_says_what_to_do(house, capsys):
     assert found["broker"]["verdict"] == "error"
     assert "check mqtt.host" in found["broker"]["remedy"]
     assert found["agent"]["verdict"] == "warning"
+
+
+def test_doctor_looks_at_every_device_also_without_an_agent(house, capsys):
+    dead = {"driver": "modbus", "host": "127.0.0.1", "port": 1, "devices": {"pv": {"map": "huawei_sun2000"}}}
+    path = house({"wave": {"driver": "sine"}, "pv": dead, "odd": {"driver": "sin"}})
+    assert main(["doctor", "--json", "--timeout", "20", path]) == 1
+    found = {one["name"]: one for one in objects(capsys.readouterr().out)}
+    assert found["device wave"]["verdict"] == "ok"
+    assert found["device pv"]["verdict"] == "error"
+    assert "127.0.0.1:1" in found["device pv"]["found"]
+    assert "wiring" in found["device pv"]["remedy"]
+    assert found["driver odd"]["verdict"] == "error"
+
+
+async def test_a_reading_begins_with_what_the_drivers_remember_and_leaves_it_alone(house, tmp_path):
+    from edge_agent import config
+    from edge_agent.clock import SystemClock
+    from edge_agent.outbox import Outbox
+    from edge_agent.readout import Scratch
+
+    configuration = config.load(Path(house()))
+    assert Scratch.of(configuration, "wave").get("pan") is None
+    configuration.state_directory.mkdir()
+    async with Outbox.open(configuration.outbox_path, "cli-001", SystemClock()) as outbox:
+        await outbox.memory("wave").update({"pan": {"channel": 49}})
+    scratch = Scratch.of(configuration, "wave")
+    assert scratch.get("pan") == {"channel": 49}
+    await scratch.update({"pan": None})
+    assert Scratch.of(configuration, "wave").get("pan") == {"channel": 49}
+    assert Scratch.of(configuration, "other").get("pan") is None
+    configuration.outbox_path.write_bytes(b"not a database at all" * 300)
+    assert Scratch.of(configuration, "wave").get("pan") is None
+
+
+def test_a_transcript_is_the_running_agents_and_says_so(house, capsys):
+    assert main(["transcript", house()]) == 1
+    assert "start the agent" in capsys.readouterr().err
+
+
+def test_a_route_b_command_without_a_smart_meter_names_what_is_missing(house, capsys):
+    assert main(["route-b", "aim", house()]) == 1
+    assert "none of this file is a smart meter" in capsys.readouterr().err
 
 
 def test_the_general_help_names_foreign_commands_without_importing_them():

@@ -80,3 +80,12 @@ def test_the_bar_says_when_there_is_no_meter_and_when_its_value_does_not_follow(
     assert "no meter yet (scanning)" in waiting
     assert "as of the scan" in aim_line({"rssi_dbm": -60.0, "answered_s": 1, "follows": False}, -60.0)
     assert "no answer" in aim_line({"rssi_dbm": -60.0, "answered_s": None}, None)
+
+
+def test_the_bar_fits_into_the_terminal():
+    told = {"rssi_dbm": -60.0, "answered_s": 1}
+    wide = aim_line(told, -58.0)
+    narrow = aim_line(told, -58.0, 80)
+    assert "best -58.0" in wide
+    assert wide.startswith(narrow)
+    assert sum(2 if ord(letter) > 0x3000 else 1 for letter in narrow) <= 80
