@@ -1,0 +1,108 @@
+"""The simulated home devices as nodes of the specification: what they answer, refuse, announce, and log."""
+
+import itertools
+import json
+
+import pytest
+
+from simulators.echonet import MAKER, Manners, Node, tank_l, things, things_of_image
+from simulators.house import House
+from simulators.metering import CONTROLLER, NODE, Frame
+
+START_MS = 1_780_239_600_000  # 2026-06-01 00:00 in Japan
+PV, AIRCON = bytes.fromhex("027901"), bytes.fromhex("013001")
+
+
+@pytest.fixture
+def balance():
+    return House(1, START_MS).at(START_MS + 9 * 3_600_000)
+
+
+def ask(node, balance, service, properties, eoj=PV):
+    answers = node.answers(Frame(b"\x00\x07", CONTROLLER, eoj, service, tuple(properties)), balance)
+    return [frame for _, frame in answers]
+
+
+def test_a_get_is_answered_in_the_order_asked_with_objects_swapped(balance):
+    (frame,) = ask(Node(things(["pv"])), balance, 0x62, [(0xE8, b""), (0xE0, b"")])
+    assert (frame.tid, frame.source, frame.destination, frame.service) == (b"\x00\x07", PV, CONTROLLER, 0x72)
+    assert frame.properties == ((0xE8, b"\x15\x7c"), (0xE0, balance.pv_w.to_bytes(2, "big")))
+
+
+def test_what_it_does_not_have_comes_empty_and_makes_the_answer_a_refusal(balance):
+    (frame,) = ask(Node(things(["pv"])), balance, 0x62, [(0xE9, b""), (0x80, b"")])
+    assert (frame.service, frame.properties) == (0x52, ((0xE9, b""), (0x80, b"\x30")))
+
+
+def test_an_object_it_does_not_have_is_not_answered(balance):
+    assert ask(Node(things(["pv"])), balance, 0x62, [(0x80, b"")], AIRCON) == []
+
+
+def test_instance_zero_means_every_instance(balance):
+    frames = ask(Node(things(["aircon"], instance=1) + things(["aircon"], instance=2)), balance, 0x62, [(0x80, b"")],
+                 bytes.fromhex("013000"))  # fmt: skip
+    assert [frame.source.hex() for frame in frames] == ["013001", "013002"]
+
+
+def test_a_set_is_checked_and_a_seti_that_succeeds_has_no_answer(balance):
+    node = Node(things(["aircon"]))
+    (done,) = ask(node, balance, 0x61, [(0xB3, b"\x14")], AIRCON)
+    assert (done.service, done.properties) == (0x71, ((0xB3, b""),))
+    assert ask(node, balance, 0x60, [(0xB3, b"\x15")], AIRCON) == []
+    (refused,) = ask(node, balance, 0x61, [(0xB3, b"\x63"), (0xE0, b"\x01")], AIRCON)
+    assert (refused.service, refused.properties) == (0x51, ((0xB3, b"\x63"), (0xE0, b"\x01")))
+    (frame,) = ask(node, balance, 0x62, [(0xB3, b"")], AIRCON)
+    assert frame.properties == ((0xB3, b"\x15"),)
+
+
+def test_what_changed_is_announced_once(balance):
+    node = Node(things(["aircon"]))
+    assert node.changes(balance) == []
+    node.things[AIRCON].setters[0x80](b"\x31")
+    ((thing, frame),) = node.changes(balance)
+    assert (thing.name, frame.service, frame.properties) == ("aircon", 0x73, ((0x80, b"\x31"),))
+    assert node.changes(balance) == []
+
+
+def test_a_curt_node_leaves_properties_out_without_a_word(balance):
+    (frame,) = ask(Node(things(["pv"]), Manners(most=1)), balance, 0x62, [(0xE0, b""), (0xE1, b"")])
+    assert (frame.service, [code for code, _ in frame.properties]) == (0x72, [0xE0])
+
+
+def test_the_node_lists_its_objects(balance):
+    node = Node(things(["pv", "battery"]))
+    (frame,) = ask(node, balance, 0x62, [(0xD6, b""), (0x8A, b"")], NODE)
+    assert frame.properties == ((0xD6, bytes.fromhex("02027901027D01")), (0x8A, MAKER))
+    assert node.instance_list().properties == ((0xD5, bytes.fromhex("02027901027D01")),)
+
+
+def test_every_readable_property_is_in_the_map_and_answered(balance):
+    for thing in things(["pv", "battery", "pcs", "ecocute", "aircon"]):
+        for code, reader in thing.readers.items():
+            assert reader(balance), f"{thing.name} {code:02X}"
+
+
+def test_the_tank_is_full_at_five_and_lowest_at_two():
+    house = House(1, START_MS)
+    litres = [tank_l(house.at(START_MS + minute * 60_000)) for minute in range(0, 24 * 60, 5)]
+    assert max(litres) == litres[5 * 12] == 370
+    assert min(litres) == litres[2 * 12] == 150
+    assert all(abs(after - before) < 10 for before, after in itertools.pairwise(litres))
+
+
+def test_two_processes_agree_on_the_home():
+    one, two = (House(3, START_MS).at(START_MS + 40_000_000) for _ in range(2))
+    for left, right in zip(things(["battery", "pcs"], seed=3), things(["battery", "pcs"], seed=3), strict=True):
+        assert {c: r(one) for c, r in left.readers.items()} == {c: r(two) for c, r in right.readers.items()}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"v": 1}', '{"objects": 3}', "{"])
+def test_a_file_that_is_no_image_is_refused(content):
+    with pytest.raises(ValueError, match=r"image|Expecting|property name"):
+        things_of_image(content)
+
+
+def test_an_image_is_played_as_it_is(balance):
+    node = Node(things_of_image(json.dumps({"objects": {"027901": {"E0": "0123", "9F": "00"}}})))
+    (frame,) = ask(node, balance, 0x62, [(0xE0, b"")])
+    assert frame.properties == ((0xE0, b"\x01\x23"),)
