@@ -193,7 +193,9 @@ class RouteB:
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Serve the port until cancelled; raises LinkError, RefusedError or ConfigError."""
-        self._repair = Repair(self._device, self._clock, emit, memory, self._known.offers)
+        if self._repair is None:
+            self._repair = Repair(self._device, self._clock, emit, memory, self._known.offers)
+        self._repair.resume(emit, memory)
         try:
             self._state = "opening"
             async with self._open_link(self._opening(memory)) as session:

@@ -124,6 +124,15 @@ class Ledger:
         kept.absent &= ~(1 << slot)
         self._bound()
 
+    def withdraw(self, registers: Iterable[int], at: datetime) -> None:
+        """Take back that readings were passed on."""
+        day, slot = slot_of(at)
+        if (kept := self._days.get(day)) is not None:
+            for register in registers:
+                kept.told[register] = kept.told.get(register, 0) & ~(1 << slot)
+            if all(kept.lacks(register, slot) for register in REGISTERS):
+                kept.repaired &= ~(1 << slot)
+
     def note_absent(self, at: datetime) -> None:
         """Remember that the meter has no reading of a half hour that is over."""
         day, slot = slot_of(at)

@@ -7,7 +7,7 @@ framed by the meter's own date, so that a midnight in between spoils nothing. Fe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
@@ -68,6 +68,10 @@ class Repair:
         self.offset_s: int | None = None
         self.repaired = 0
 
+    def resume(self, emit: Emit, memory: Memory) -> None:
+        """Go on after the link was opened again."""
+        self._emit, self._memory = emit, memory
+
     @property
     def waiting(self) -> int:
         """Return how many days are to be read."""
@@ -108,11 +112,9 @@ class Repair:
         """Emit what the meter notified for a half hour, unless it was passed on before."""
         fresh = [register for register in readings if self._ledger.lacks(register, at)]
         if fresh:
-            self._ledger.note(fresh, at)
             values: dict[str, Value] = {meter.HALF_HOUR_QUANTITIES[register]: readings[register] for register in fresh}
             last: Json = {"at": at.isoformat(), **{name: str(value) for name, value in values.items()}}
-            remember = {"half_hours": self._ledger.as_json(), "last_half_hour": last}
-            await self._emit(Sample(self._device, at.astimezone(UTC), values), remember)
+            await self._give(at, fresh, values, {"last_half_hour": last})
         if self._now is None or at > self._now:
             self._now = at.astimezone(JST)
             self._check = True
@@ -275,27 +277,47 @@ class Repair:
 
     async def _tell(self, day: date, readings: _Readings, scaling: Scaling, now: datetime, *, again: bool) -> None:
         """Emit what was not passed on yet, or everything again; the last sample carries what to remember."""
-        samples = []
+        pending: list[tuple[datetime, dict[int, int]]] = []
         for slot, counts in sorted(readings.items()):
             at = history.moment_of(day, slot)
             if at > now or (self._ledger.since is not None and at <= self._ledger.since):
                 continue
             known = {register: count for register, count in counts.items() if count is not None}
-            fresh = {register: count for register, count in known.items() if again or self._ledger.lacks(register, at)}
-            if fresh:
-                self._ledger.note(fresh, at, repaired=True)
-                values: dict[str, Value] = {
-                    meter.HALF_HOUR_QUANTITIES[register]: scaling.kwh(count) for register, count in fresh.items()
-                }
-                samples.append(Sample(self._device, at.astimezone(UTC), values))
+            if self._fresh(known, at, again=again):
+                pending.append((at, known))
             elif len(known) < len(counts) and at + history.SETTLED <= now:
                 self._ledger.note_absent(at)
-        self.repaired += len(samples)
-        remember: dict[str, Json] = {"half_hours": self._ledger.as_json()}
-        for number, sample in enumerate(samples, 1):
-            await self._emit(sample, remember if number == len(samples) else None)
-        if not samples:
-            await self._memory.update(remember)
+        for number, (at, known) in enumerate(pending, 1):
+            if fresh := self._fresh(known, at, again=again):  # the meter may have told it meanwhile
+                values: dict[str, Value] = {
+                    meter.HALF_HOUR_QUANTITIES[register]: scaling.kwh(known[register]) for register in fresh
+                }
+                await self._give(at, fresh, values, {} if number == len(pending) else None, repaired=True)
+        if not pending:
+            await self._memory.update(self.to_remember())
+
+    def _fresh(self, registers: Iterable[int], at: datetime, *, again: bool) -> list[int]:
+        return [register for register in registers if again or self._ledger.lacks(register, at)]
+
+    async def _give(
+        self,
+        at: datetime,
+        registers: Sequence[int],
+        values: Mapping[str, Value],
+        remember: Mapping[str, Json] | None,
+        *,
+        repaired: bool = False,
+    ) -> None:
+        """Emit the readings of one half hour, noted first so that nobody tells them too; `remember` also keeps that."""
+        unknown = [register for register in registers if self._ledger.lacks(register, at)]
+        self._ledger.note(registers, at, repaired=repaired)
+        kept = None if remember is None else {**self.to_remember(), **remember}
+        try:
+            await self._emit(Sample(self._device, at.astimezone(UTC), values), kept)
+        except BaseException:
+            self._ledger.withdraw(unknown, at)  # nobody took it: it is to be told again
+            raise
+        self.repaired += repaired
 
     # What becomes of a day.
 
