@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import timeit
+from decimal import Decimal
 
 import msgspec
+import pytest
 
-from drivers.route_b import echonet, skstack
+from drivers.route_b import echonet, meter, skstack
+from drivers.route_b.meter import Scaling
 from edge_agent import wire
 
-POLL = bytes.fromhex((Path(__file__).parents[1] / "tests/data/echonet/E02/frame.hex").read_text())
+POLL = bytes.fromhex(
+    "1081106302880105FF017204E704000003A1E80400460028E0040000B9D7E3040000000B"
+)  # power, currents, registers
+SCALING = Scaling(Decimal("0.1"), 1, 6)
+VALUES = {
+    "grid_power_w": 929,
+    "current_r_a": 7.0,
+    "current_t_a": 4.0,
+    "import_energy_kwh": Decimal("4757.5"),
+    "export_energy_kwh": Decimal("1.1"),
+}
 BATCH = wire.Batch(
     epoch="9f31c2aa04b7d1e5",
     seq=17,
@@ -30,6 +43,67 @@ PAYLOAD = wire.encode(BATCH)
 
 def test_decode_an_answer_of_the_meter(benchmark):
     assert benchmark(echonet.decode, POLL).esv == 0x72
+
+
+def test_decode_an_answer_and_its_four_values(benchmark):
+    values, problems = benchmark(lambda: meter.readings(echonet.decode(POLL).properties, SCALING))
+    assert (values, problems) == (VALUES, [])
+
+
+def rates(*works, rounds=25, number=5_000):
+    """Return how often each is done in a second, in its best round; they take turns, so that a busy machine is fair."""
+    taken = [[timeit.timeit(work, number=number) for work in works] for _ in range(rounds)]
+    return [number / min(column) for column in zip(*taken, strict=True)]
+
+
+def of_momonga():
+    """Return momonga's decoding of a frame, and of the frame with its values."""
+    momonga = pytest.importorskip("momonga.momonga").Momonga
+    enum, data = (
+        pytest.importorskip("momonga.momonga_echonet_enum"),
+        pytest.importorskip("momonga.momonga_echonet_data"),
+    )
+    asked = [data.EchonetProperty(enum.EchonetPropertyCode(epc)) for epc in (0xE7, 0xE8, 0xE0, 0xE3)]
+    tid = int.from_bytes(POLL[2:4], "big")
+
+    def frame():
+        return momonga._extract_response_payload(POLL, tid, asked)  # noqa: SLF001  (it has no public decoder)
+
+    def value(one):
+        parse = data.PARSER_MAP[one.epc]
+        return parse(one.edt, 0.1, 1) if parse in data.ENERGY_PARSERS else parse(one.edt)
+
+    def values():
+        return [value(one) for one in frame()]
+
+    return frame, values
+
+
+def of_pychonet():
+    """Return pychonet's decoding of a frame, and of the frame with its values; neither checks lengths."""
+    decode = pytest.importorskip("pychonet.lib.functions").decodeEchonetMsg
+    peer = pytest.importorskip("pychonet.LowVoltageSmartElectricEnergyMeter")
+    parsers = {0xE7: peer._0288E7, 0xE8: peer._0288E8, 0xE0: peer._0288E0, 0xE3: peer._0288E0}  # noqa: SLF001
+
+    def values():
+        return [parsers[one["EPC"]](one["EDT"]) for one in decode(POLL)["OPC"]]
+
+    return lambda: decode(POLL), values
+
+
+@pytest.mark.parametrize("peer", ["momonga", "pychonet"])
+def test_decoding_beside_a_peer(peer, capsys):
+    """Measure both in one run and print the ratio: ours checks every length and returns exact decimals."""
+    frame, values = {"momonga": of_momonga, "pychonet": of_pychonet}[peer]()
+    work = {
+        "frame": (lambda: echonet.decode(POLL), frame),
+        "frame and 4 values": (lambda: meter.readings(echonet.decode(POLL).properties, SCALING), values),
+    }
+    for name, (ours, theirs) in work.items():
+        our_rate, their_rate = rates(ours, theirs)
+        with capsys.disabled():
+            print(f"\n{name}: ours {our_rate:,.0f}/s, {peer} {their_rate:,.0f}/s, ratio {our_rate / their_rate:.2f}")
+        assert our_rate > 0
 
 
 def test_cut_a_stream_into_lines(benchmark):
