@@ -82,6 +82,7 @@ class _Watch:
         self.host = settings.address
         self.stored: Json = None
         self.missed = 0
+        self.reason = ""
         self.lost = False
         self.ask_at = 0.0
         self.last_at = -1
@@ -156,6 +157,7 @@ class EchonetIp:
                 watch.name: {
                     "lost": watch.lost,
                     "missed": watch.missed,
+                    "reason": watch.reason,
                     "address": watch.session.host if watch.session else None,
                     **watch.learnt.json(),
                 }
@@ -205,7 +207,7 @@ class EchonetIp:
         values = watch.values(await session.read(watch.device_class.epcs))
         if watch.missed:
             log.info("%s answers again", watch.name)
-        watch.missed, watch.ask_at = 0, 0.0
+        watch.missed, watch.reason, watch.ask_at = 0, "", 0.0
         if watch.lost:
             watch.lost = False
             await emit(Event(watch.name, "device_back", self._clock.boot_ms()), remember=self._lost_ones())
@@ -296,7 +298,7 @@ class EchonetIp:
             await emit(Event(watch.name, "device_moved", at, data), remember={f"place:{watch.name}": now})
 
     async def _miss(self, watch: _Watch, reason: str, emit: Emit) -> None:
-        watch.missed += 1
+        watch.missed, watch.reason = watch.missed + 1, reason
         log.log(logging.WARNING if watch.missed == 1 else logging.DEBUG, "%s: %s", watch.name, reason)
         if watch.missed >= LOST_AFTER:
             watch.session = None  # look for it again, its maps included
