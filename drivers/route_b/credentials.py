@@ -24,7 +24,7 @@ def read_credentials(secret: Callable[[str], str], name: str) -> Credentials:
     try:
         text = secret(name)
     except CredentialsError as error:
-        raise CredentialsError("credentials", error.problem, REMEDY, name) from error
+        raise CredentialsError("credentials", error.problem, f"{REMEDY} (or: {error.remedy})", name) from error
     except ConfigError as error:
         raise error.under("credentials") from error
     except (KeyError, OSError) as error:

@@ -289,10 +289,11 @@ async def test_two_drivers_of_one_device_name_leave_the_second_off(outside, writ
         await until(lambda: agent.supervisors["wave"].ok)
 
 
-async def test_a_missing_secret_stops_its_driver_alone(written, tmp_path):
+async def test_a_missing_secret_keeps_its_driver_alone_waiting(written, tmp_path):
     meter = {"driver": "route_b", "port": str(tmp_path / "tty"), "credentials": "route-b"}
     async with serving(written({"meter": meter, "wave": sine()})) as agent:
-        await until(lambda: agent.supervisors["wave"].ok and agent.supervisors["meter"].state == "off")
+        await until(lambda: agent.supervisors["wave"].ok and agent.supervisors["meter"].error)
+        assert agent.supervisors["meter"].state == "waiting_for_credentials"
         assert "secrets_directory" in agent.supervisors["meter"].error
 
 
