@@ -145,6 +145,7 @@ class Link:
         self._silences: Counter[int] = Counter()
         self._missing = Missing()
         self._last_heard: tuple[Answer | None, float] = (None, 0.0)
+        self._sent_at = 0.0
         self._answer_missing = False
 
     @property
@@ -243,6 +244,7 @@ class Link:
         self.counts["requests"] += 1
         is_answered = False
         try:
+            self._sent_at = loop.time()
             self._connection.send(self._frame(asked, pdu))
             async with asyncio.timeout(timeout_s):
                 answer = await asked.answer
@@ -307,10 +309,11 @@ class Link:
         asked.answer.set_result(answer)
 
     def _is_double(self, answer: Answer, now_s: float) -> bool:
-        """Say whether a frame follows an equal one too soon to be the answer to another request."""
+        """Say whether a frame follows an equal one at once, with no request in between that it could answer."""
         before, before_s = self._last_heard
         self._last_heard = answer, now_s
-        return answer == before and now_s - before_s <= self._quiet_s + self.endpoint.wire_s(len(answer.body) // 2)
+        soon_s = self._quiet_s + self.endpoint.wire_s(len(answer.body) // 2)
+        return answer == before and self._sent_at <= before_s and now_s - before_s <= soon_s
 
     def _ended(self, why: str) -> None:
         """End a waiting request at once when the link drops, instead of at its time-out."""

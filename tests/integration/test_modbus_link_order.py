@@ -5,9 +5,13 @@ answers with another function or is talked over by its neighbours. Time is virtu
 """
 
 import asyncio
+import fcntl
 import os
 import random
 import struct
+import sys
+import termios
+import time
 import tty
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -112,7 +116,18 @@ async def over_pty(bus):
     tty.setraw(master)
     tty.setraw(slave)
     os.set_blocking(master, False)
-    bus.send = lambda data: os.write(master, data)
+
+    def waiting():
+        return int.from_bytes(fcntl.ioctl(slave, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    def send(data):
+        """Write, and be sure that it has passed the kernel: virtual time does not wait for that."""
+        there = waiting() + os.write(master, data)
+        give_up_at = time.monotonic() + 1
+        while waiting() < there and time.monotonic() < give_up_at:
+            pass
+
+    bus.send = send
     asyncio.get_running_loop().add_reader(master, lambda: bus.receive(os.read(master, 512)))
     try:
         yield SerialEndpoint(os.ttyname(slave), 19200)

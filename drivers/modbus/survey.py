@@ -1,0 +1,183 @@
+"""What a stranger on a Modbus line is: which units answer, their models, their registers as a file. Reads only.
+
+A survey asks one thing after the other, once each, so that an inverter with one slow processor is not disturbed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+
+from drivers.api import Json, LinkError, MalformedError
+from drivers.modbus import library
+from drivers.modbus.link import ExceptionAnswerError, Link, SilentError
+from drivers.modbus.planner import Request, Space
+from drivers.modbus.register_map import RegisterMap
+from drivers.modbus.registers import text
+from drivers.modbus.sunspec import BASES, Chain, discover
+
+MOST_DUMPED = 10_000
+"""Registers of one dump; the largest captures of home inverters have about 3,000."""
+BLOCK = 50
+COMMON_MODEL = 1
+SERIAL_AT, SERIAL_WORDS = 50, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A unit that answers: its SunSpec chain when it has one, and what known maps would read as its model."""
+
+    unit: int
+    chain: Chain | None
+    models: dict[str, str]
+
+    def told(self) -> dict[str, Json]:
+        """Return it as JSON, without a serial number."""
+        told: dict[str, Json] = {"unit": self.unit, "sunspec": self.chain is not None}
+        if self.chain is not None:
+            told |= {name: value for name, value in self.chain.identity.items() if name != "serial"}
+            told["models"] = [f"{model.id}@{model.address}+{model.length}" for model in self.chain.models]
+        if self.models:
+            told["maps"] = dict(self.models)
+        return told
+
+
+async def scan(link: Link, units: Iterable[int], timeout_s: float, maps: str | None = None) -> AsyncIterator[Found]:
+    """Yield each unit that answers; a silent one costs one time-out. Raises LinkError when the endpoint is gone."""
+    known = [library.find(name, maps) for name in library.known(maps)]
+    for unit in units:
+        if not link.is_open:
+            await link.open(max(timeout_s, 3.0))
+        try:
+            chain = await chain_of(link, unit, timeout_s)
+            models = {} if chain is not None else await _models(link, unit, known, timeout_s)
+        except SilentError:
+            continue
+        except LinkError:
+            if link.is_open:
+                raise
+            continue  # some gateways hang up on units they do not know
+        yield Found(unit, chain, models)
+
+
+async def chain_of(link: Link, unit: int, timeout_s: float) -> Chain | None:
+    """Return a unit's SunSpec chain, None when it answers and has none; raises SilentError, LinkError."""
+    walk = discover(BASES)
+    request = next(walk)
+    while True:
+        data = await _read(link, unit, request, timeout_s)
+        try:
+            request = walk.send(data)
+        except StopIteration as end:
+            chain: Chain = end.value
+            return chain
+        except MalformedError:
+            return None
+
+
+async def _models(link: Link, unit: int, known: Sequence[RegisterMap], timeout_s: float) -> dict[str, str]:
+    """Return what each map would read as the unit's model, where that is a text."""
+    models: dict[str, str] = {}
+    for one in known:
+        point = next((point for point in one.identity if point.quantity == "model"), None)
+        if point is None or point.encoding.type != "string":
+            continue
+        data = await _read(link, unit, Request(point.space, point.address, point.encoding.words), timeout_s)
+        if data is not None and (shown := text(data)) and len(shown) >= 3:
+            models[one.name] = shown
+    return models
+
+
+async def _read(link: Link, unit: int, request: Request, timeout_s: float) -> bytes | None:
+    try:
+        return await link.read(unit, request, timeout_s)
+    except (ExceptionAnswerError, MalformedError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Registers to dump: `first` up to but not including `end`."""
+
+    space: Space
+    first: int
+    end: int
+
+
+def spans_of(register_map: RegisterMap) -> list[Span]:
+    """Return the registers that a map knows of, in the space most of them lie in, with serial numbers left out."""
+    secret = {point.address for point in register_map.identity if point.quantity == "serial"}
+    points = [*register_map.points, *register_map.identity]
+    (space, _), *_ = Counter(point.space for point in points).most_common()
+    wanted = (point for point in points if point.space == space and point.address not in secret)
+    return [Span(space, point.first, point.end) for point in wanted]
+
+
+def spans_of_chain(chain: Chain) -> list[Span]:
+    """Return the registers of a chain, from the marker to the end model, without the serial numbers."""
+    spans = [Span("holding", chain.models[0].address - 2, chain.models[0].address)] if chain.models else []
+    for model in chain.models:
+        if model.id == COMMON_MODEL:
+            spans.append(Span("holding", model.address, model.address + SERIAL_AT))
+            spans.append(Span("holding", model.address + SERIAL_AT + SERIAL_WORDS, model.end))
+        else:
+            spans.append(Span("holding", model.address, model.end))
+    if chain.models:
+        spans.append(Span("holding", chain.models[-1].end, chain.models[-1].end + 2))
+    return [span for span in spans if span.first < span.end]
+
+
+async def dump(link: Link, unit: int, spans: Sequence[Span], timeout_s: float) -> list[tuple[int, str]]:
+    """Return blocks of (first address, words in hex); what the unit refuses is halved and left out at last.
+
+    Raises LinkError when the unit falls silent, ValueError for more than MOST_DUMPED registers or two spaces.
+    """
+    if len({span.space for span in spans}) > 1:
+        raise ValueError("one dump holds one kind of register: holding or input")
+    wanted = sorted({address for span in spans for address in range(span.first, span.end)})
+    if len(wanted) > MOST_DUMPED:
+        raise ValueError(f"{len(wanted)} registers; at most {MOST_DUMPED}")
+    waiting = _runs(wanted)[::-1]
+    blocks: list[tuple[int, str]] = []
+    while waiting:
+        first, count = waiting.pop()
+        data = await _read(link, unit, Request(spans[0].space, first, count), timeout_s)
+        if data is not None:
+            blocks.append((first, data.hex()))
+        elif count > 1:
+            waiting += [(first + count // 2, count - count // 2), (first, count // 2)]
+    return _joined(blocks)
+
+
+def image(blocks: Sequence[tuple[int, str]], unit: int, space: Space, name: str, description: str) -> dict[str, Json]:
+    """Return a dump in the form of the captured devices, which `edge-sim inverter --image` plays."""
+    shown: list[Json] = [[first, words] for first, words in blocks]
+    return {
+        "id": name,
+        "description": description,
+        "unit": unit,
+        "fc": 3 if space == "holding" else 4,
+        "blocks": shown,
+        "expect": {},
+    }
+
+
+def _runs(addresses: Sequence[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for address in addresses:
+        if runs and address == sum(runs[-1]) and runs[-1][1] < BLOCK:
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((address, 1))
+    return runs
+
+
+def _joined(blocks: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    joined: list[tuple[int, str]] = []
+    for first, words in sorted(blocks):
+        if joined and joined[-1][0] + len(joined[-1][1]) // 4 == first:
+            joined[-1] = joined[-1][0], joined[-1][1] + words
+        else:
+            joined.append((first, words))
+    return joined

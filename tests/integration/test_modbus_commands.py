@@ -1,0 +1,143 @@
+"""`edge-agent modbus scan|dump|watch` on a simulated line: what a person sees, and what is never sent or told."""
+
+import argparse
+import asyncio
+import json
+import re
+from contextlib import asynccontextmanager
+
+import pytest
+
+from drivers.modbus import commands, survey
+from drivers.modbus.commands import command, endpoint_of, units_of
+from drivers.modbus.endpoints import SerialEndpoint, TcpEndpoint
+from simulators.house import House
+from simulators.inverter import InverterServer, huawei, sunspec
+from simulators.modbus_images import image_of
+from simulators.modbus_transport import parse
+
+NOON = House(seed=1).at(1_780_239_600_000 + 12 * 3_600_000)
+
+
+@asynccontextmanager
+async def line(*troubles, framing="tcp", serial=None):
+    server = InverterServer({1: huawei(), 2: sunspec()}, lambda: NOON)
+    server.framing, server.troubles = framing, [parse(text) for text in troubles]
+    if serial is not None:
+        server.start_serial(serial)
+    else:
+        await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+async def run(*words):
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    return await asyncio.to_thread(command.run, parser.parse_args(words))
+
+
+@pytest.mark.parametrize("place", ["tcp", "rtu", "serial"])
+async def test_a_scan_names_the_units_that_answer_and_writes_nothing(place, capsys, tmp_path):
+    serial = tmp_path / "tty" if place == "serial" else None
+    async with line(framing="rtu" if place == "rtu" else "tcp", serial=serial) as server:
+        where = str(serial) if serial else f"127.0.0.1:{server.port}"
+        options = ["--rtu"] if place == "rtu" else []
+        code = await run("scan", where, "--units", "1-3", "--timeout", "0.3", "--gap", "0", "--json", *options)
+        assert server.writes == 0
+    told = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert code == 0
+    assert [(one["unit"], one["sunspec"]) for one in told] == [(1, False), (2, True)]
+    assert told[0]["maps"]["huawei_sun2000"] == "SUN2000-5KTL-SIM"
+    assert told[1]["model"] == "Simulated inverter"
+    assert [one.split("@")[0] for one in told[1]["models"]][:2] == ["1", "101"]
+    assert "SIM000000000" not in json.dumps(told)
+
+
+async def test_a_scan_in_words_and_of_nobody(capsys):
+    async with line("dead:unit=1") as server:
+        where = f"127.0.0.1:{server.port}"
+        assert await run("scan", where, "--units", "2", "--gap", "0") == 0
+        assert "SunSpec  edge-gateway Simulated inverter" in capsys.readouterr().out
+        assert await run("scan", where, "--units", "1", "--timeout", "0.1", "--gap", "0") == 1
+        assert "no unit of 1 answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("unit", "options"), [(1, ["--map", "huawei_sun2000"]), (2, [])])
+async def test_a_dump_is_played_again_by_the_simulator_and_holds_no_serial_number(unit, options, capsys, tmp_path):
+    async with line() as server:
+        assert await run("dump", f"127.0.0.1:{server.port}", "--unit", str(unit), "--gap", "0", *options) == 0
+        written = capsys.readouterr().out
+        assert server.writes == 0
+        live = server.units[unit]
+        (tmp_path / "dumped.json").write_text(written)
+        number, played = image_of(tmp_path / "dumped.json")
+        assert number == unit
+        for first, words in json.loads(written)["blocks"]:
+            count = min(len(words) // 4, 100)
+            assert played.read(first, count, NOON)[0] == live.read(first, count, NOON)[0]
+    assert b"SIM0000".hex() not in written
+
+
+async def test_a_dump_leaves_out_what_the_device_refuses(capsys):
+    async with line() as server:
+        assert await run("dump", f"127.0.0.1:{server.port}", "--range", "31990-32010", "32100", "--gap", "0") == 0
+    told = capsys.readouterr()
+    assert [block[0] for block in json.loads(told.out)["blocks"]] == [32000, 32100]
+    assert "serial number" in told.err
+
+
+async def test_watching_shows_values_with_units_and_their_quality(capsys):
+    async with line() as server:
+        where = f"127.0.0.1:{server.port}"
+        assert (
+            await run("watch", where, "--map", "huawei_sun2000", "--rounds", "2", "--every", "0.1", "--gap", "0") == 0
+        )
+    shown = capsys.readouterr().out
+    assert len(re.findall(rf"pv_power_w +{NOON.pv_w} W", shown)) == 2
+    assert "SIM0000" not in shown
+
+
+async def test_watching_a_device_that_does_not_answer_says_so_and_goes_on(capsys):
+    async with line("dead") as server:
+        where = f"127.0.0.1:{server.port}"
+        assert await run("watch", where, "--rounds", "2", "--every", "0.1", "--timeout", "0.1", "--gap", "0") == 0
+    assert capsys.readouterr().out.count("is silent") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "127.0.0.1:1", "--units", "1"),
+        ("scan", "127.0.0.1:x"),
+        ("scan", "127.0.0.1:502", "--units", "1-300"),
+        ("dump", "127.0.0.1:1", "--range", "5-2"),
+        ("watch", "/dev/there-is-no-such-port", "--rounds", "1"),
+        ("watch", "127.0.0.1:1", "--timeout", "0"),
+    ],
+)
+async def test_what_makes_no_sense_is_one_line_and_a_failure(words, capsys):
+    assert await run(*words) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+
+
+def test_endpoints_and_units_are_read_from_words():
+    def parsed(*words):
+        parser = argparse.ArgumentParser()
+        command.configure(parser)
+        return endpoint_of(parser.parse_args(["scan", *words]))
+
+    assert parsed("inverter.local") == TcpEndpoint("inverter.local", 502)
+    assert parsed("10.0.0.5:8899", "--rtu") == TcpEndpoint("10.0.0.5", 8899, "rtu")
+    assert parsed("/dev/ttyUSB0", "--baudrate", "19200", "--parity", "E") == SerialEndpoint("/dev/ttyUSB0", 19200, "E")
+    assert units_of("1-3,247,2") == [1, 2, 3, 247]
+
+
+def test_a_dump_is_bounded():
+    with pytest.raises(ValueError, match="at most"):
+        asyncio.run(survey.dump(None, 1, [survey.Span("holding", 0, 20_000)], 1))
+    assert commands.command.help
