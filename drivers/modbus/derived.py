@@ -74,12 +74,12 @@ class Derived:
         for quantity, exponent in self.exponents.items():
             if quantity in values:
                 values[quantity] = _scaled(values[quantity], values.get(exponent))
-        for rule in self.withheld:
-            if rule.applies(values):
-                values |= dict.fromkeys(values.keys() & rule.values)
+        silent = {name for rule in self.withheld if rule.applies(values) for name in rule.values}
+        values |= dict.fromkeys(values.keys() & silent)
         for total in self.sums:
             if values.get(total.quantity) is None:
                 values |= total.of(values)
+        values |= dict.fromkeys(values.keys() & silent)  # what stands in for a withheld value is withheld, too
         return {name: value for name, value in values.items() if name not in self.hidden} if self.hidden else values
 
 

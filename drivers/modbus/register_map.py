@@ -88,7 +88,8 @@ class RegisterMap:
             found.derived.exponents,
         )
         declared = {**found.quantities, **self.quantities}
-        return replace(self, points=points, derived=derived, quantities=declared)
+        limits = found.limits if self.limits == Limits() else self.limits
+        return replace(self, points=points, derived=derived, quantities=declared, limits=limits)
 
 
 class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -364,7 +365,11 @@ def _withheld(table: _MapTable, points: Sequence[Point]) -> Iterator[Withheld]:
     for number, entry in enumerate(table.withheld):
         key = f"withheld.{number}"
         for name in (entry.state, *entry.values):
-            if name not in known and not (table.sunspec and name in QUANTITIES):
+            if (
+                name not in known
+                and (name not in table.sums or name == entry.state)
+                and not (table.sunspec and name in QUANTITIES)
+            ):
                 raise ConfigError(key, "no such point", "name points of this map", name)
         if state := known.get(entry.state):
             for said in entry.says:

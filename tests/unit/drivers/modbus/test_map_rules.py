@@ -117,6 +117,14 @@ def test_any_values_can_be_finished(values):
     assert shown.keys() - values.keys() <= {"t", "u"}
 
 
+def test_what_stands_in_for_a_withheld_value_is_withheld_too():
+    derived = Derived((Sum("t", ("a",)),), (Withheld("s", frozenset({"off"}), frozenset({"t"})),))
+    assert derived.finish({"s": "off", "a": 5, "t": 7})["t"] is None
+    assert derived.finish({"s": "on", "a": 5, "t": None})["t"] == 5
+    text = MAP.replace("values: [ac_voltage_v, pv1_power_w]", "values: [grid_power_w]")
+    assert read(1, 0, 0, 0, 9, 0, 0, text=text)["grid_power_w"] is None
+
+
 @pytest.mark.parametrize(
     ("exponent", "shown"), [(0, 123), (-1, Decimal("12.3")), (10, Decimal("123E10")), (11, None), (None, None)]
 )
@@ -184,9 +192,9 @@ def test_a_wrong_rule_names_key_value_and_remedy(old, new, said):
 def test_a_map_over_sunspec_adds_to_what_was_found():
     own = parse("k", "maker: K\nsunspec: true\nlimits: {gap_ms: 7}\nwithheld:\n"
                      "  - {state: inverter_state, says: [sleeping], values: [ac_voltage_v]}\n")  # fmt: skip
-    found = parse("sunspec", MAP)
+    found = parse("sunspec", MAP + "limits: {max_registers: 125}\n")
     both = own.over(found)
     assert both.points == found.points
-    assert (both.name, both.gap_ms) == ("k", 7)
+    assert (both.name, both.gap_ms, both.limits) == ("k", 7, found.limits)
     assert both.derived.sums == found.derived.sums
     assert both.derived.withheld == found.derived.withheld + own.derived.withheld
