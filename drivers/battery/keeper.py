@@ -50,6 +50,11 @@ class Owed:
         }
 
 
+def key_of(device: str) -> str:
+    """Return the key under which a device's debt is remembered."""
+    return f"battery/{device}"
+
+
 def owed_from(remembered: Json) -> Owed | None:
     """Return what an earlier life owes; None when nothing that makes sense was remembered."""
     if not isinstance(remembered, dict):
@@ -87,7 +92,7 @@ class Keeper:
 
     @property
     def _key(self) -> str:
-        return f"battery/{self.device}"
+        return key_of(self.device)
 
     @property
     def may_write(self) -> bool:

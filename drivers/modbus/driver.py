@@ -26,7 +26,7 @@ from drivers.api import (
     RefusedError,
     Sample,
 )
-from drivers.battery.keeper import Keeper
+from drivers.battery.keeper import Keeper, key_of
 from drivers.battery.policy import check
 from drivers.battery.settings import BatterySettings
 from drivers.modbus.battery import ModbusBattery
@@ -132,6 +132,7 @@ class Modbus:
         self._link = link
         self._watches = tuple(_Watch(device) for device in devices)
         self._keepers = {keeper.device: keeper for keeper in keepers}
+        self._left: list[str] = []
         self._changes_saved = 0
 
     async def run(self, emit: Emit, memory: Memory) -> None:
@@ -153,6 +154,10 @@ class Modbus:
             self._link.close()
 
     async def _open(self, emit: Emit, memory: Memory) -> None:
+        left = [name for name in self.devices if name not in self._keepers and memory.get(key_of(name)) is not None]
+        for name in left if left != self._left else ():
+            log.warning("%s: a former command was not undone, and without a `battery` table nothing is written", name)
+        self._left = left
         await self._link.open(self._settings.timeout_s)
         for watch in self._watches:
             watch.device.connected()
@@ -219,12 +224,15 @@ class Modbus:
                 }
                 for watch in self._watches
             },
-            **(
-                {"batteries": {name: keeper.status() for name, keeper in self._keepers.items()}}
-                if self._keepers
-                else {}
-            ),
+            **self._batteries(),
         }
+
+    def _batteries(self) -> dict[str, Json]:
+        """Return how the batteries stand; and those left in a mode that nobody may undo any more."""
+        shown: dict[str, Json] = {"left_commanded": [*self._left]} if self._left else {}
+        if self._keepers:
+            shown["batteries"] = {name: keeper.status() for name, keeper in self._keepers.items()}
+        return shown
 
     def quality(self, device: str) -> dict[str, Json]:
         """Return quantity → good, stale, bad or not_implemented for a device of this line."""

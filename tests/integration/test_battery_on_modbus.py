@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from drivers import contract
 from drivers.api import ConfigError, Context, Event, LinkError, RefusedError
 from drivers.battery.modes import MODES
 from drivers.contract import DictMemory, FastClock
@@ -156,6 +157,9 @@ async def test_read_only_means_not_one_write_function_code_over_restarts_and_sca
             for mode in MODES:
                 with pytest.raises(RefusedError):
                     await driver.command("battery", {"mode": mode})
+        shown = driver.status()
+        left = shown["left_commanded"] if battery is None else shown["batteries"]["inverter"]["mode"]
+        assert left == ["inverter"] or left.startswith("left as it was")
     assert line.server.writes == 0
     assert codes <= {3, 4}
 
@@ -333,6 +337,36 @@ async def test_the_house_follows_the_command(line):
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+async def test_a_driver_with_a_battery_keeps_the_seams_contract():
+    @contextlib.asynccontextmanager
+    async def bench():
+        server = InverterServer(units_of(["huawei"]), lambda: HALF_FULL)
+        server.let_command(huawei_control(FastClock().unix_ms))
+        await server.start()
+        table = {"map": "huawei_sun2000", "battery": OURS | {"tariff": ALWAYS_CHEAP}}
+        line = {"host": "127.0.0.1", "port": server.port, "poll_s": 0.1, "timeout_s": 0.2, "gap_ms": 0}
+        try:
+            yield contract.Rig(
+                line | {"connect_delay_ms": 0, "devices": {"inverter": table}},
+                silence=lambda: server.silent.add(1),
+                mend=server.silent.clear,
+            )
+            assert server.writes > 0
+        finally:
+            await server.close()
+
+    await contract.check(create, bench)
+
+
+ALWAYS_CHEAP = {
+    "cheap": [{"from": "00:00", "to": "12:00"}, {"from": "12:00", "to": "24:00"}],
+    "capacity_kwh": 1000,
+    "margin_min": 0,
+}
 
 
 @pytest.mark.parametrize(

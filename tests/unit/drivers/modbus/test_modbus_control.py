@@ -8,9 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.api import ConfigError, RefusedError
-from drivers.battery.modes import Request
+from drivers.api import ConfigError, Context, RefusedError
+from drivers.battery.modes import ModeFacts, Request
+from drivers.contract import FastClock
 from drivers.modbus.control import Setting, bits, number, parse_control
+from drivers.modbus.driver import create
 from drivers.modbus.library import BESIDE, find, known
 from drivers.modbus.planner import Request as Registers
 from drivers.modbus.register_map import parse
@@ -128,3 +130,15 @@ def test_outage_is_told_only_by_the_state_that_says_so():
     assert table.is_outage({"inverter_state": None}) is None
     assert table.is_outage({}) is None
     assert control().is_outage({"inverter_state": "off_grid"}) is None
+
+
+def test_the_examples_of_the_manual_are_taken_as_they_stand():
+    text = (BESIDE.parents[1] / "docs" / "battery.md").read_text(encoding="utf-8")
+    first, tariff, table = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    device = first["drivers"]["solar"]["devices"]["inverter"]
+    for battery in (device["battery"], tariff["battery"]):
+        line = {"host": "h", "devices": {"inverter": device | {"battery": battery}}}
+        driver = create(Context("solar", FastClock(), str), line)
+        assert driver.warnings() == []
+    found = parse_control(parse("acme_h5", yaml.safe_dump(MAP | table)))
+    assert found.modes["charge"].facts == ModeFacts(60, takes_power=True)
