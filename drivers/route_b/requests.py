@@ -47,7 +47,7 @@ class Limits:
     longest_attempt_s: float = 15.0
     growth: float = 1.5  # of the wait after each attempt that brought no answer
     resend_s: float = 5.0  # after the link could not send: channel busy, no acknowledgement, time limit of the band
-    spacing_s: float = 2.0  # between two questions, on the driver's clock
+    spacing_s: float = 2.0  # between a question and the last one sent, on the driver's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +238,6 @@ class Requests:
             raise NoAnswerError(f"no answer within {limit_s:g} s{flight.problem and f': {flight.problem}'}") from None
         finally:
             self._flight = None
-            if self._clock is not None:
-                self._free_at_ms = self._clock.boot_ms() + round(limits.spacing_s * 1000)
         self.tally.answered += 1
         return frame
 
@@ -272,6 +270,8 @@ class Requests:
             self.unsent()
             return False
         flight.problem = ""
+        if self._clock is not None:
+            self._free_at_ms = self._clock.boot_ms() + round(self._limits.spacing_s * 1000)
         self.tally.attempts += 1
         if self._tid in flight.sent:
             flight.sent[self._tid] = asyncio.get_running_loop().time()

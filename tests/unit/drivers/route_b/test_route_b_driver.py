@@ -82,6 +82,13 @@ async def test_at_six_hundredfold_speed_the_driver_keeps_up(dongle, working):
     assert bench.events == []
 
 
+async def test_opening_costs_less_than_two_seconds_beyond_the_radios_own_time(dongle, working):
+    began = asyncio.get_running_loop().time()
+    async with working(dongle, speed=1.0):  # this radio takes no time at all
+        await dongle.until(lambda: dongle.requests)
+        assert asyncio.get_running_loop().time() - began < 2
+
+
 async def test_a_known_network_is_joined_without_a_scan(dongle, working):
     async with working(dongle) as bench:
         await bench.until(lambda: bench.samples)
