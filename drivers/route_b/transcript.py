@@ -24,6 +24,8 @@ ENTRY_BYTES = 32
 SHOWN_BYTES = 40 * 1024
 """What an answer holds at most: it must fit one message of the agent's."""
 PIECE = 4
+ROW_LETTERS = 2800
+"""The longest line of an SK dongle fits."""
 WITHHELD = "(PANA)"
 
 _LINE_END = re.compile(rb"[\r\n]+")
@@ -31,6 +33,7 @@ _PANA_HEAD = re.compile(rb"ERXUDP (?:\S+ ){2}(?:\S+ 02CC|02CC \S+) .*? ([0-9A-F]
 _PANA = re.compile(r"(?<![:\w])02CC(?![:\w]).*", re.IGNORECASE | re.DOTALL)
 _SECRETS = re.compile(r"(SKSETPWD|SKSETRBID|PairID:|S0A)\s*.*", re.IGNORECASE | re.DOTALL)
 _HEX = re.compile(rb"[0-9A-Fa-f]*")
+_J11_FRAME = re.compile(r"(?=\\xd0\\xf9\\xee\])")  # escaped: D0 F9 EE 5D begins what a J11 dongle says
 _UNREADABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -64,11 +67,11 @@ class Transcript:
         size = 0
         for number, text in reversed(lines):
             at_ms, way, _ = entries[number]
-            masked = mask(text)
-            size += len(masked.encode()) + ENTRY_BYTES
-            if size > SHOWN_BYTES:
-                break
-            shown.append([round((at_ms - now_ms) / 1000, 3), way, masked])
+            for row in reversed(_rows(mask(text))):
+                size += len(row) + ENTRY_BYTES
+                if size > SHOWN_BYTES:
+                    return shown[::-1]
+                shown.append([round((at_ms - now_ms) / 1000, 3), way, row])
         return shown[::-1]
 
     def _received(self) -> Iterator[tuple[int, str]]:
@@ -119,6 +122,11 @@ class Mask:
         for found in self._piece.finditer(text):
             letters[found.start(1) : found.end(1)] = "*" * len(found[1])
         return "".join(letters)
+
+
+def _rows(text: str) -> list[str]:
+    """Cut a text that has no line ends: before each frame of a J11 dongle, and where it gets too long to be read."""
+    return [part[at : at + ROW_LETTERS] for part in _J11_FRAME.split(text) for at in range(0, len(part), ROW_LETTERS)]
 
 
 def _pieces(secret: str) -> Iterator[str]:

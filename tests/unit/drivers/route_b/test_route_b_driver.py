@@ -431,12 +431,13 @@ async def test_noise_between_the_lines_costs_nothing_but_itself(dongle, working)
     assert bench.events == []
 
 
-async def test_an_unplugged_dongle_ends_the_run_with_link_error(dongle, working):
+async def test_an_unplugged_dongle_ends_the_run_with_link_error(dongle, working, caplog):
     async with working(dongle) as bench:
         await bench.until(lambda: bench.samples)
         dongle.unplug()
         await bench.until(lambda: bench.error)
     assert isinstance(bench.error, LinkError)
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []  # the supervisor says it, once
     assert [event.kind for event in bench.events] == ["device_lost"]
     assert bench.driver.status()["state"] == "closed"
 

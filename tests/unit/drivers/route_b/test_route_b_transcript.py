@@ -109,3 +109,15 @@ def test_the_ring_keeps_the_newest_and_stays_bounded():
     shown = transcript.shown(GIVEN)
     assert shown[-1][1:] == [">", "SKVER"]
     assert sum(len(text) for _, _, text in shown) <= SHOWN_BYTES
+
+
+def test_frames_without_line_ends_are_told_apart_and_hold_no_secret_either():
+    version = bytes.fromhex("D0F9EE5D6019000400000000")
+    set_id = bytes.fromhex("D0EA83FC0054003000000000") + ID.encode() + PASSWORD.encode()
+    shown = told(GIVEN, (">", set_id), *[("<", version)] * 100)
+    assert [way for way, _ in shown] == [">"] + ["<"] * 100
+    assert not any(survivors(GIVEN, text) for _, text in shown)
+
+
+def test_a_flood_without_any_line_end_is_shown_in_part():
+    assert sum(len(text) for _, text in told(GIVEN, ("<", bytes(40 * 1024)))) > SHOWN_BYTES // 2
