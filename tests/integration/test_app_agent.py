@@ -328,6 +328,28 @@ async def test_every_vital_loop_promises_signs_of_life(written):
         assert agent.pulse.stuck() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "patience", "stuck_in"),
+    [
+        ("uplink", "edge_agent.uplink.BEAT_S", "edge_agent.uplink.Uplink._serve"),
+        ("outbox keeper", "edge_agent.outbox.KEEPER_S", "edge_agent.outbox.Outbox.upkeep"),
+        ("clock", "edge_agent.clock.BEAT_S", "edge_agent.clock.SystemClock.change"),
+    ],
+)
+async def test_a_loop_that_hangs_starves_the_watchdog(written, monkeypatch, name, patience, stuck_in):
+    async def hang(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(patience, 0.2)
+    if name == "clock":
+        monkeypatch.setattr("edge_agent.app.Agent._accept", hang)
+        monkeypatch.setattr(stuck_in, lambda _: object())  # handed over again and again
+    else:
+        monkeypatch.setattr(stuck_in, hang)
+    async with serving(written({"wave": sine()})) as agent:
+        await until(lambda: agent.pulse.stuck() == [name])
+
+
 async def test_a_driver_that_will_not_leave_does_not_cost_what_the_others_said(outside, written, caplog):
     path = written({"bad": {"driver": "outside", "how": "stubborn"}, "wave": sine()})
     agent = Agent(config.load(path))
