@@ -27,6 +27,7 @@ LONGEST_PAUSE_POLLS = 32
 PATIENT_FAILURES = 5
 """After so many the daily event is told all the same, with what is missing."""
 CLOCK_OFF_MS = 60_000
+REFUSES = "the meter does not let its memory be read"
 _MINUTE_MS = 60_000
 _SOURCES = {
     meter.IMPORT_AT_30MIN: meter.HISTORY_IMPORT,
@@ -62,7 +63,7 @@ class Repair:
         self._check = True
         self._pause = self._failures = 0
         self._doubted: tuple[date, _Readings] | None = None
-        self._refuses = False
+        self._refuses = self._told_refusal = False
         self._now: datetime | None = None  # of the meter, when last heard of
         self._clock_off: bool | None = None
         self.offset_s: int | None = None
@@ -95,7 +96,7 @@ class Repair:
         """Plan to read days again, whatever was passed on of them; raises RefusedError."""
         today = None if self._now is None else self._now.date()
         if self._refuses:
-            raise RefusedError("the meter does not let its memory be read")
+            raise RefusedError(REFUSES)
         try:
             wanted = history.wanted_days(days, today)
         except ValueError as error:
@@ -207,7 +208,8 @@ class Repair:
         if readings is None:
             self._refuses = True
             self._wanted.clear()
-            log.warning("%s: the meter does not let its memory be read", self._device)
+            log.log(logging.DEBUG if self._told_refusal else logging.WARNING, "%s: %s", self._device, REFUSES)
+            self._told_refusal = True
             return
         self._doubt(day, readings, scaling)
         del self._wanted[day]
