@@ -34,6 +34,7 @@ def judge(sample):
 def impatient(monkeypatch):
     monkeypatch.setattr(driver_module, "FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("drivers.route_b.joining.JOIN_SPACING_S", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -96,4 +97,6 @@ async def test_the_driver_keeps_the_contract(dongle, tmp_path):
     )
     silence = partial(deafen, dongle, deaf=True)
     healthy = partial(behind, dongle, lambda: None, mend, silence=silence, judge=judge)
-    await contract.check(create, healthy, benches, name="meter", speed=600, limits=Limits(silence_s=1.0))
+    # A spoilt end of a scan is only found out by its time-out of 17 s.
+    limits = Limits(silence_s=1.0, recover_s=30.0)
+    await contract.check(create, healthy, benches, name="meter", speed=600, limits=limits)
