@@ -23,6 +23,7 @@ from edge_agent.control import Desk
 from edge_agent.logs import SECRETS
 from edge_agent.now import LastValues
 from edge_agent.outbox import Outbox
+from edge_agent.readout import of_values
 from edge_agent.supervisor import Supervisor
 from edge_agent.uplink import Uplink
 
@@ -336,6 +337,7 @@ class Agent:
         quality = {"clock": self.clock.quality(), "age_s": (self.clock.boot_ms() - reading.at_ms) / 1000}
         told = {"device": device, "time": self._time(reading.at_ms), "values": reading.values, "quality": quality}
         owner = self.supervisors.get(self._owners[device])
+        quality |= of_values(owner.status(), device) if owner else {}
         own = owner.describe().get(device, {}).get("quantities") if owner else None
         return told | ({"quantities": own} if own else {})
 

@@ -159,7 +159,7 @@ class Reading:
             "device": device,
             "time": None if unix_ms is None else iso_time(unix_ms - round(age_s * 1000)),
             "values": self.values[device],
-            "quality": {"clock": self._clock.quality(), "age_s": round(age_s, 3)},
+            "quality": {"clock": self._clock.quality(), "age_s": round(age_s, 3), **of_values(self.status, device)},
             **({"quantities": own["quantities"]} if own.get("quantities") else {}),
         }
 
@@ -172,6 +172,14 @@ class Reading:
                 self.errors[device] = str(error)
         finally:
             self._done.set()
+
+
+def of_values(status: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Return `values`: quantity → stale, bad or not_implemented, where a status tells it; all others are good."""
+    devices = status.get("devices")
+    own = devices.get(device) if isinstance(devices, Mapping) else None
+    told = own.get("quality") if isinstance(own, Mapping) else None
+    return {"values": dict(told)} if isinstance(told, Mapping) and told else {}
 
 
 async def read_directly(
