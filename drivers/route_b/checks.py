@@ -58,6 +58,11 @@ class _Meter:
         return bool(self.detail.get("firmware"))
 
     @property
+    def is_shut(self) -> bool:
+        """Tell whether the driver has given the port up for a while."""
+        return self.state == "waiting" and self.detail.get("state") in {"closed", "opening", None}
+
+    @property
     def is_joined(self) -> bool:
         return self.detail.get("state") in {"joined", "limited"} or bool(self.detail.get("polls"))
 
@@ -94,15 +99,16 @@ def _credentials(meter: _Meter) -> Step | None:
 
 
 def _port(meter: _Meter) -> Step:
-    if not meter.answers and meter.trouble.startswith(f"{meter.port}:"):
+    if meter.is_shut and meter.trouble.startswith(f"{meter.port}:"):
         return "port", "error", meter.trouble, _PORT_REMEDY
     return "port", "ok", meter.port, ""
 
 
 def _dongle(meter: _Meter) -> Step:
+    if meter.is_shut:
+        return "dongle", "error", meter.trouble or "応答なし / does not answer", _DONGLE_REMEDY
     if not meter.answers:
-        said = meter.trouble or "まだ応答なし / has not answered yet"
-        return "dongle", "error", said, _DONGLE_REMEDY
+        return "dongle", "warning", "まだ応答なし / has not answered yet", "少し待って再実行 / run it again in a minute"
     said = f"ファームウェア / firmware {meter.detail['firmware']}, {meter.detail.get('dialect')}"
     return "dongle", "ok", said, ""
 

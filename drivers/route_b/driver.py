@@ -121,6 +121,7 @@ class RouteB:
         self._transcript = Transcript(context.clock)
         self._gauge = Gauge()
         self._trouble: str | None = None
+        self._firmware: Json = ""  # of the dongle, as it last said
         self._refusals = 0  # of these credentials, one after another
         self._counts = dict.fromkeys(("polls", "failures", "malformed_values", "overflows"), 0)
 
@@ -146,9 +147,12 @@ class RouteB:
         report: dict[str, Json] = {"state": state, **self._counts, "rssi_dbm": None}
         report |= {"joins": self._joining.joins, "join_attempts": self._joining.attempts, "scans": self._joining.scans}
         report |= self._way_there()
+        report["firmware"] = self._firmware
         if (session := self._session) is not None:
             told = session.status()
-            report |= told if told.get("rssi_dbm") is not None else told | {"rssi_dbm": report["rssi_dbm"]}
+            # A session that has just begun knows less than the one before it.
+            report |= {key: value for key, value in told.items() if value not in (None, "") or key not in report}
+            self._firmware = report["firmware"]
             if session.limited:
                 report["state"] = "limited"
         report["refused"] = [*self._known.refused]
