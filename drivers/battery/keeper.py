@@ -400,7 +400,7 @@ class Keeper:
         """Undo all that can be undone; one refusal does not keep the rest from being tried."""
         owed, now_ms = self._owed, self._clock.boot_ms()
         failures: list[str] = []
-        for write in self._controls.undoing(owed.mode, owed.saved) if owed is not None else ():
+        for write in self._undoing(owed, failures):
             try:
                 await self._undo(write, owed)
             except (RefusedError, MalformedError) as error:
@@ -419,6 +419,15 @@ class Keeper:
         self._owed = None
         done: dict[str, Json] = {self._key: None, f"{self._key}/writes": self.ledger.as_json()}
         await self._tell("battery_mode", {"mode": "normal", "reason": self.policy.reason}, done)
+
+    def _undoing(self, owed: Owed | None, failures: list[str]) -> tuple[Write, ...]:
+        if owed is None:
+            return ()
+        try:
+            return self._controls.undoing(owed.mode, owed.saved)
+        except RefusedError as error:
+            failures.append(str(error))
+            return ()
 
     async def _undo(self, write: Write, owed: Owed | None) -> None:
         """Write back one setting if it differs; from another master only what is still ours."""

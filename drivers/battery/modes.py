@@ -84,7 +84,7 @@ class Controls(Protocol):
         """Return what to write for a request, in order; raises RefusedError where the request does not fit."""
 
     def undoing(self, mode: Mode, saved: Mapping[str, int]) -> tuple[Write, ...]:
-        """Return what to write so that the mode is over, in order."""
+        """Return what to write so that the mode is over, in order; raises RefusedError for a mode it does not know."""
 
     def touched(self, mode: Mode) -> tuple[str, ...]:
         """Return the settings whose bits are saved before the mode's first write."""

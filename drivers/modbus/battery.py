@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from drivers.api import MalformedError
+from drivers.api import MalformedError, RefusedError
 from drivers.battery.modes import Mode, ModeFacts, Request, UnansweredError, Write
 from drivers.modbus.control import Control, number
 from drivers.modbus.link import ExceptionAnswerError, SilentError, Writes
@@ -66,6 +66,8 @@ class ModbusBattery:
     async def put(self, write: Write) -> None:
         """Write a setting once."""
         registers = self._control.settings[write.setting].registers
+        if not 0 <= write.value < 1 << 16 * registers.count:
+            raise RefusedError(f"{write.setting}: {write.value} does not fit {registers.count} registers")
         data = write.value.to_bytes(2 * registers.count, "big")
         try:
             await self._link.write(self._unit, registers, data, self._timeout_s)

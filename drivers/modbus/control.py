@@ -137,7 +137,7 @@ class Control:
     def undoing(self, mode: Mode, saved: Mapping[str, int]) -> tuple[Write, ...]:
         """Return what undoes a mode; a setting that was never saved was never written."""
         if mode not in self.modes:
-            return ()
+            raise RefusedError(f"the map does not know {mode} any more, so nobody knows how to undo it")
         writes = []
         for step in self.modes[mode].undo:
             if isinstance(step.to, Decimal):

@@ -164,6 +164,24 @@ async def test_read_only_means_not_one_write_function_code_over_restarts_and_sca
     assert codes <= {3, 4}
 
 
+@pytest.mark.parametrize(
+    "remembered",
+    [
+        {"mode": "hold", "saved": {"max_discharge_w": 2**70}},
+        {"mode": "hold", "saved": {"max_discharge_w": -1}},
+        {"mode": "hold", "saved": ["?"], "ours": 5},
+        {"mode": "charge", "saved": {"no_such_setting": 1}},
+        {"mode": "dance"},
+        17,
+    ],
+)
+async def test_a_damaged_memory_of_a_debt_ends_nothing(line, remembered):
+    line.memory.content["battery/inverter"] = remembered
+    async with line.running(line.build()) as driver:
+        await line.until(lambda: driver.status()["devices"]["inverter"].get("rounds", 0) >= 3)
+    assert line.control.changed() == {}
+
+
 async def test_a_battery_that_nobody_commands_is_not_written_either(line):
     for _ in range(3):
         async with line.running(line.build()) as driver:

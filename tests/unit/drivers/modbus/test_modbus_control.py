@@ -61,7 +61,8 @@ def test_a_mode_is_its_writes_in_order_and_undone_in_order():
     undone = table.undoing("charge", {"watts": 777, "command": 5})
     assert [(write.setting, write.value) for write in undone] == [("command", 0), ("watts", 777)]
     assert [write.setting for write in table.undoing("charge", {})] == ["command"]
-    assert table.undoing("hold", {"watts": 1}) == ()
+    with pytest.raises(RefusedError, match="does not know hold"):
+        table.undoing("hold", {"watts": 1})
     assert table.idle("charge") == {"command": 0}
     assert table.touched("charge") == ("watts", "command")
     with pytest.raises(RefusedError, match="needs power_w"):
