@@ -30,6 +30,7 @@ from simulators.modbus_images import image_of
 from simulators.modbus_maps import unit_of
 from simulators.modbus_transport import Framing, Line, Trouble, add_transport_options, on_terminal
 from simulators.modbus_units import Cell, Unit
+from simulators.modbus_written import WrittenRegisters
 from simulators.terminal import Terminal
 
 READ_HOLDING, READ_INPUT = 3, 4
@@ -210,7 +211,7 @@ class InverterServer:
         self.requests: list[tuple[int, int, int, int]] = []
         """The last (unit, function, address, count or value), newest last."""
         self.writes = 0
-        self.controls: dict[int, ControlRegisters] = {}
+        self.controls: dict[int, ControlRegisters | WrittenRegisters] = {}
         """Units whose settings can be written; without any the line answers reads only."""
         self.silent: set[int] = set()
         """Units that answer nothing, as if they had no power."""
@@ -433,6 +434,8 @@ async def run(args: argparse.Namespace) -> int:
     server = InverterServer(units, lambda: house.at(clock.unix_ms()), log)
     control = control_from(args, clock.unix_ms)
     server.let_command(control)
+    if args.map is not None and not server.controls:
+        server.controls[min(units)] = WrittenRegisters(find(args.map, args.maps))
     server.framing, server.troubles = args.framing, args.trouble
     if args.serial:
         server.start_serial(Path(args.serial))
