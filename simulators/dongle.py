@@ -166,6 +166,10 @@ class Dongle:
         """Say an event of the radio, such as 32 and 33 (transmit limit on, off)."""
         self._event(event, METER_ADDRESS, parameter)
 
+    def retune(self, radio: Radio) -> None:
+        """Go on in other air."""
+        self._radio = radio
+
     def lost(self) -> bool:
         """Say whether a datagram is lost in the air, by the seed."""
         return self._chance.random() < self._radio.loss

@@ -77,6 +77,10 @@ class J11Dongle:
         self.session = False
         self._say(0x601A, b"\x04" + _METER + _RSSI)
 
+    def retune(self, radio: Radio) -> None:
+        """Go on in other air."""
+        self._radio = radio
+
     def lost(self) -> bool:
         """Say whether a datagram is lost in the air, by the seed."""
         return self._chance.random() < self._radio.loss

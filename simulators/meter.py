@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from simulators import faults
+from simulators import faults, scenario
 from simulators.clock import DAY_MS, SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.dongle import Dialect, Dongle, Neighbour, Radio
 from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
@@ -36,6 +36,7 @@ class MeterSettings:
     binary: bool = False
     notify: Literal["inf", "infc", "no"] = "inf"
     faults: tuple[faults.Fault, ...] = ()
+    scenario: tuple[scenario.Step, ...] = ()
     seed: int = 1
 
 
@@ -121,10 +122,62 @@ async def serve(
     meter = Meter(house, clock.unix_ms, chosen.nameplate)
     served = log or ServedLog(None, clock)
     damage: Sequence[faults.Fault] = chosen.faults
-    while True:
-        await _plugged_in(meter, clock, link, served, ready, chosen, damage)
-        damage = ()
-        await asyncio.sleep(_REPLUG_AFTER_S)
+    stage = _Stage(clock, chosen.radio)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(scenario.play(chosen.scenario, clock, stage.act), name="scenario")
+            while True:
+                settings = replace(chosen, radio=stage.radio)
+                await _plugged_in(meter, clock, link, served, ready, settings, damage, stage)
+                damage = ()
+                await stage.replugged()
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+class _Stage:
+    """The dongle that is plugged in now, and what a scenario does to it."""
+
+    def __init__(self, clock: SimulatedClock, radio: Radio) -> None:
+        self._clock = clock
+        self.radio = radio
+        self.dongle: Dongle | J11Dongle | None = None
+        self.pulled = asyncio.Event()
+        self._away_until_ms = 0
+        self._mute_until_ms = 0
+
+    @property
+    def mute(self) -> bool:
+        """Tell whether the dongle neither hears nor says anything."""
+        return self._clock.unix_ms() < self._mute_until_ms
+
+    def act(self, step: scenario.Step) -> None:
+        """Do what a step says; with no dongle plugged in, only what lasts."""
+        until_ms = self._clock.unix_ms() + round(step.for_s * 1000)
+        dongle = self.dongle
+        if step.do == "loss":
+            self.radio = replace(self.radio, loss=step.share)
+            if dongle is not None:
+                dongle.retune(self.radio)
+        elif step.do == "mute":
+            self._mute_until_ms = until_ms
+        elif step.do == "unplug":
+            self._away_until_ms = until_ms
+            self.pulled.set()
+        elif dongle is not None and step.do == "restart":
+            dongle.restart()
+        elif dongle is not None and step.do == "end_session":
+            dongle.end_session(step.number)
+        elif isinstance(dongle, Dongle):
+            dongle.announce(step.number)
+
+    async def replugged(self) -> None:
+        """Wait until the dongle is plugged in again."""
+        self.dongle = None
+        if self._away_until_ms > self._clock.unix_ms():
+            await self._clock.sleep_until(self._away_until_ms)
+        else:
+            await asyncio.sleep(_REPLUG_AFTER_S)
 
 
 async def _plugged_in(
@@ -135,15 +188,17 @@ async def _plugged_in(
     ready: asyncio.Event | None,
     settings: MeterSettings,
     damage: Sequence[faults.Fault],
+    stage: _Stage,
 ) -> None:
     """Run the dongle from plugging in to being pulled out."""
-    pulled = asyncio.Event()
+    pulled = stage.pulled = asyncio.Event()
     terminal = Terminal(link)
     try:
         async with asyncio.TaskGroup() as group:
             to_client = faults.Pipe(faults.lane(damage, "out", settings.seed), terminal.write, pulled.set)
-            dongle = _dongle(settings, to_client.feed, group)
-            to_dongle = faults.Pipe(faults.lane(damage, "in", settings.seed), dongle.receive, pulled.set)
+            dongle = stage.dongle = _dongle(settings, _unless(stage, to_client.feed), group)
+            heard = _unless(stage, dongle.receive)
+            to_dongle = faults.Pipe(faults.lane(damage, "in", settings.seed), heard, pulled.set)
             terminal.listen(to_dongle.feed)
             peer = MeterInRange(meter, dongle, clock, log, settings, group)
             dongle.peer = peer
@@ -158,6 +213,11 @@ async def _plugged_in(
                 task.cancel()
     finally:
         terminal.close()
+
+
+def _unless(stage: _Stage, carry: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Return the same way for bytes, closed while the dongle is mute."""
+    return lambda data: None if stage.mute else carry(data)
 
 
 def _dongle(settings: MeterSettings, write: Callable[[bytes], None], group: asyncio.TaskGroup) -> Dongle | J11Dongle:
@@ -214,6 +274,9 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--next-serial", default=plate.next_serial, help="manufacturing number of that other meter")
     parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
+    parser.add_argument(
+        "--scenario", type=_steps, default=(), metavar="FILE", help="YAML of what happens when (simulators/scenario.py)"
+    )
     faults.add_fault_option(parser)
 
 
@@ -249,6 +312,7 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
         binary=args.binary,
         notify=args.notify,
         faults=tuple(args.fault),
+        scenario=args.scenario,
         seed=args.seed,
     )
 
@@ -271,6 +335,13 @@ async def run(args: argparse.Namespace) -> int:
     print(f"meter ({args.dialect}) at {args.link}", flush=True)  # noqa: T201  (a command line)
     await serve(house, clock, link=args.link, log=ServedLog(args.log, clock), settings=settings_from(args))
     return 0
+
+
+def _steps(text: str) -> tuple[scenario.Step, ...]:
+    try:
+        return scenario.read(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _share(text: str) -> float:
