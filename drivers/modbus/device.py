@@ -51,7 +51,7 @@ class Device:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """Quantity → the exception its registers were refused with, 0 for one that makes the device hang up."""
+        """Quantity → the exception its registers were refused with, 0 where the device hangs up or is silent."""
         return self.learnt.refused
 
     def connected(self) -> None:
@@ -61,7 +61,7 @@ class Device:
         self._once: list[Block] = []
         self._planned_until_ms: int | None = None
         self._slow_due_ms = 0
-        self._has_served = False
+        self._has_served = self._served_in_round = False
         if self._is_sunspec:
             self.map = None
 
@@ -71,7 +71,7 @@ class Device:
         A block that is refused for now or makes no sense is left out; raises SilentError, RefusedError or
         MalformedError when none was read, LinkError when the link is gone.
         """
-        self.was_blamed = False
+        self.was_blamed = self._served_in_round = False
         if self.map is None:
             self.map = await self._discover(link)
         if self._planned_until_ms is None or now_ms >= self._planned_until_ms:
@@ -140,7 +140,7 @@ class Device:
         return values
 
     async def _read_all(self, link: Reads, blocks: list[Block], now_ms: int, *, are_suspects: bool) -> dict[str, Value]:
-        """Read those blocks that are suspected of making the device hang up, or those that are not.
+        """Read those blocks that are suspected of making the device hang up or fall silent, or those that are not.
 
         One that is refused for good is halved until the refused register stands alone.
         """
@@ -156,9 +156,12 @@ class Device:
                     waiting += self._halve(block, error.code, now_ms)[::-1]
                     continue
                 self.counts["later"] += 1
-            except HungUpError:
-                blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms)
-                raise
+            except (HungUpError, SilentError) as error:
+                is_cut = isinstance(error, HungUpError)
+                blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms, is_cut=is_cut)
+                if is_cut or not (are_suspects and self._served_in_round):
+                    raise
+                return values  # one time-out a round is enough
             except ShortAnswerError as error:
                 kept += self._cut_short(block, error.data, values, now_ms)
                 continue
@@ -186,7 +189,7 @@ class Device:
             raise
         self._suspects.pop(block.request, None)
         self._spoilt.pop(block.request, None)
-        self._has_served = True
+        self._has_served = self._served_in_round = True
         return values
 
     def _spoil(self, block: Block, now_ms: int) -> Sequence[Block]:
@@ -208,15 +211,17 @@ class Device:
         self._planned_until_ms = None  # the halving has gone further than the bad register asks for
         return ()
 
-    def _blame(self, block: Block, now_ms: int) -> list[Block]:
-        """Return what to read in place of a block at which the device cut the link: after a few times its halves.
+    def _blame(self, block: Block, now_ms: int, *, is_cut: bool) -> list[Block]:
+        """Return what to read in place of a block that the device cut the link at, or left unanswered.
 
-        A link is cut for many reasons, so a cut counts only when the device has served something else before on the
-        same connection; a device with a single read is halved without.
+        After a few times in a row these are its halves. A link is cut for many reasons, so a cut counts only when the
+        device has served something else before on the same connection, and a silence when it did so in this round; a
+        device with a single read is halved without when it cuts the link.
         """
-        self.counts["cuts"] += 1
-        is_single = len(self._fast) + len(self._slow) + len(self._once) <= 1 and len(block.points) > 1
-        if block.request not in self._suspects or not (self._has_served or is_single):
+        self.counts["cuts" if is_cut else "silences"] += 1
+        is_single = is_cut and len(self._fast) + len(self._slow) + len(self._once) <= 1 and len(block.points) > 1
+        has_served = self._has_served if is_cut else self._served_in_round
+        if block.request not in self._suspects or not (has_served or is_single):
             self._suspects.setdefault(block.request, 1)
             return [block]
         self.was_blamed = True

@@ -8,7 +8,7 @@ from drivers.api import Json
 from drivers.modbus.planner import Block, Break
 
 HANGS_UP = 0
-"""In place of an exception's code: the device cuts the connection when it is asked for this register."""
+"""In place of an exception's code: asked for this register, the device cuts the connection or falls silent."""
 ASK_AGAIN_MS = 3_600_000
 ASK_AGAIN_AFTER_CUT_MS = 24 * 3_600_000
 MOST_BREAKS = 200

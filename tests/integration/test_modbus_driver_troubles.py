@@ -170,6 +170,39 @@ async def test_a_register_that_makes_the_device_hang_up_is_cornered_and_the_rest
     assert "device_lost" not in one.events()[2:]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["rtu_over_tcp", "serial"])
+async def test_a_register_that_leaves_a_unit_silent_is_cornered_too(line, tmp_path):
+    """On a serial line no device can hang up; it may just not answer a read over what it does not have."""
+    async with (
+        lined(line, tmp_path, "dead:register=32085") as (one, table),
+        one.running(one.build(timeout_s=0.15, **table)) as driver,
+    ):
+        await one.until(lambda: '"refused": {"ac' in json.dumps(one.memory.content), within_s=20)
+        seen, silences = len(one.samples()), driver.status()["devices"]["inv"]["silences"]
+        await one.until(lambda: len(one.samples()) >= seen + 5)
+        assert driver.status()["devices"]["inv"]["refused"] == {"ac_frequency_hz": 0}
+        assert driver.status()["devices"]["inv"]["silences"] == silences
+    assert len(one.samples()[-1].values) == 6
+    assert "device_lost" not in one.events()[1:]
+
+
+@pytest.mark.slow
+async def test_a_unit_that_is_off_for_a_while_is_convicted_of_nothing(tmp_path):
+    async with bench(tmp_path) as one, one.running(one.build(timeout_s=0.05)) as driver:
+        await one.until(one.samples)
+        for _ in range(6):
+            one.server.silent.add(1)
+            lost = driver.status()["devices"]["inv"].get("silences", 0) + 3
+            await one.until(lambda lost=lost: driver.status()["devices"]["inv"].get("silences", 0) >= lost)
+            one.server.silent.clear()
+            seen = len(one.samples())
+            await one.until(lambda seen=seen: len(one.samples()) > seen)
+        await one.until(lambda: len(one.samples()[-1].values) == 7)
+        assert driver.status()["devices"]["inv"]["refused"] == {}
+    assert "learnt" not in one.memory.content
+
+
 async def test_what_was_learnt_outlives_a_restart(tmp_path):
     async with bench(tmp_path, "hang_up:register=32085") as one:
         async with one.running(one.build()):
