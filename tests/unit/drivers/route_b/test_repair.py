@@ -187,3 +187,22 @@ class Unset:
 
     def unix_ms(self):
         return None
+
+
+async def test_a_midnight_between_date_and_day_never_puts_a_reading_on_the_wrong_day():
+    home = Home()
+    home.clock.now = MIDNIGHT + timedelta(hours=23, minutes=59)
+    ask = home.ask
+
+    async def late(*questions):
+        if questions[0].esv == echonet.SET_C:
+            home.clock.now = max(home.clock.now, MIDNIGHT + timedelta(hours=24, seconds=20))
+        return await ask(*questions)
+
+    home.ask = late
+    await home.steps(20)
+    house = House(start_ms=round((MIDNIGHT - timedelta(days=3)).timestamp() * 1000))
+    for item in [item for item in home.items if isinstance(item, Sample)]:
+        said = house.half_hour(round(item.at.timestamp() * 1000))
+        assert item.values["import_energy_at_30min_kwh"] == Decimal(said.import_ws // 360_000) / 10
+    assert len(set(home.moments)) >= 48
