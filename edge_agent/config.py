@@ -113,8 +113,18 @@ class Configuration:
         return self.state_directory / "outbox.db"
 
     def secret(self, name: str) -> str:
-        """Return a secret's text from $CREDENTIALS_DIRECTORY or `secrets_directory`; raises MissingSecretError."""
-        return read_secret(name, secret_folders(self.document.secrets_directory))
+        """Return a secret's text from $CREDENTIALS_DIRECTORY or `secrets_directory`; raises MissingSecretError.
+
+        A command that a person types has nothing from systemd: it looks where systemd would.
+        """
+        try:
+            return read_secret(name, secret_folders(self.document.secrets_directory))
+        except MissingSecretError:
+            if "CREDENTIALS_DIRECTORY" in os.environ:
+                raise
+            if (text := _secret_of_the_unit(name)) is None:
+                raise
+            return text
 
     def build(self, name: str, clock: Clock, secret: Callable[[str], str] | None = None) -> Driver:
         """Build one driver and check the names of its devices; opens nothing; raises ConfigError below its table."""
@@ -257,6 +267,16 @@ def read_secret(name: str, folders: list[Path]) -> str:
         raise MissingSecretError("", "the secret has no folder to be in", "set secrets_directory", name)
     places = " or ".join(map(str, folders))
     raise MissingSecretError("", f"the secret is not in {places}", "put it into a file of that name there", name)
+
+
+def _secret_of_the_unit(name: str) -> str | None:
+    """Return what the shipped unit would get, None where there is nothing; raises MissingSecretError without rights."""
+    try:
+        return read_secret(f"edge-gateway.{name}", [SYSTEM_CREDENTIALS])
+    except MissingSecretError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise MissingSecretError("", error.problem, "run the same command with sudo", name) from error
+        return None
 
 
 def store_secret(name: str, text: str, secrets_directory: str | None) -> Path:

@@ -188,7 +188,9 @@ def _of_drivers(configuration: Configuration, devices: _Devices) -> Iterator[Che
     """Yield what each driver's own check says; for the others whether their devices answer."""
     offered = registry.names(registry.CHECKS)
     for name, table in configuration.document.drivers.items():
-        known = devices.drivers.get(name, {})
+        known = devices.drivers.get(name)
+        if known is None:  # an agent that cannot be asked was told of already
+            continue
         kind = table.get("driver")
         if kind not in offered or known.get("state") == "off":
             yield from _of_devices(name, devices)

@@ -182,6 +182,19 @@ def test_without_a_folder_of_its_own_a_secret_lies_where_systemd_looks(tmp_path,
     assert config.store_secret("route-b", "text", None) == tmp_path / "edge-gateway.route-b"
 
 
+def test_a_command_typed_by_hand_finds_the_secrets_of_the_unit(tmp_path, monkeypatch, load):
+    monkeypatch.setattr(config, "SYSTEM_CREDENTIALS", tmp_path)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    configuration = load(SOUND)
+    with pytest.raises(config.MissingSecretError):
+        configuration.secret("route-b")
+    config.store_secret("route-b", "text", configuration.document.secrets_directory)
+    assert configuration.secret("route-b") == "text"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "elsewhere"))  # systemd has the last word
+    with pytest.raises(config.MissingSecretError):
+        configuration.secret("route-b")
+
+
 def test_a_secret_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch):
     config.store_secret("route-b", "first", str(tmp_path))
     monkeypatch.setattr(config.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
