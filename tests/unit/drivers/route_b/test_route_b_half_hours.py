@@ -1,7 +1,7 @@
 """Half hours complete: the driver on a dongle behind which the simulated meter answers, judged by its house."""
 
 import contextlib
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -307,17 +307,3 @@ async def test_a_fault_is_told_when_it_begins_and_when_it_ends(dongle, reading):
         home.dongle.datagram("1081000202880105FF01730188" + "0155")
         await home.bench.until(lambda: len(home.bench.samples) > 3)
     assert len(home.events("meter_fault")) == 2
-
-
-async def test_midnight_between_choice_and_answer_spoils_nothing(dongle, reading):
-    async with reading(dongle, days=1) as home:
-        dates = iter([date(2026, 6, 1), date(2026, 6, 2)])
-
-        def spoil(request, answer):
-            if request[12:16].hex() == "97009800" and (told := next(dates, None)):
-                return answer[:-1] + bytes([told.day])
-            return answer
-
-        home.spoil = spoil
-        await home.until_told(49)
-    assert home.told_of_old == home.expected(MIDNIGHT - timedelta(days=1), MIDNIGHT)
