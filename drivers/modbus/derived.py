@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -47,16 +47,25 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Values that mean nothing while a state says one of `states`: inverters serve 0 V at night, not "no value"."""
+    """Values that mean nothing while a state says one of `states`: inverters serve 0 V at night, not "no value".
+
+    With `zeros` only those of them that are 0 mean nothing: other inverters go on measuring the grid in their sleep.
+    """
 
     state: str
     states: frozenset[str]
     values: frozenset[str]
+    zeros: bool = False
 
     def applies(self, values: Mapping[str, Value]) -> bool:
         """Return whether the state, or one of its set bits, is one of those; an unknown state withholds nothing."""
         state = values.get(self.state)
         return isinstance(state, str) and not self.states.isdisjoint(state.split(","))
+
+    def silenced(self, values: Mapping[str, Value]) -> Iterator[str]:
+        """Yield the quantities that mean nothing now."""
+        if self.applies(values):
+            yield from (name for name in self.values if not self.zeros or values.get(name) == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Derived:
         for quantity, exponent in self.exponents.items():
             if quantity in values:
                 values[quantity] = _scaled(values[quantity], values.get(exponent))
-        silent = {name for rule in self.withheld if rule.applies(values) for name in rule.values}
+        silent = {name for rule in self.withheld for name in rule.silenced(values)}
         values |= dict.fromkeys(values.keys() & silent)
         for total in self.sums:
             if values.get(total.quantity) is None:

@@ -140,6 +140,7 @@ class _WithheldTable(Table, frozen=True, forbid_unknown_fields=True):
     state: str
     says: list[str]
     values: list[str]
+    zeros: bool = False
 
 
 class _WritableTable(Table, frozen=True, forbid_unknown_fields=True):
@@ -378,7 +379,7 @@ def _withheld(table: _MapTable, points: Sequence[Point]) -> Iterator[Withheld]:
                     raise ConfigError(f"{key}.says", f"{entry.state} never says this", remedy, said)
             if state.poll != "fast":
                 raise ConfigError(f"{key}.state", "is not read at every tick", "give the state `poll: fast`")
-        yield Withheld(entry.state, frozenset(entry.says), frozenset(entry.values))
+        yield Withheld(entry.state, frozenset(entry.says), frozenset(entry.values), entry.zeros)
 
 
 def _writable(table: _MapTable, name: str, row: Mapping[str, Any]) -> Writable:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 
-from drivers.modbus.derived import Derived, Sum
+from drivers.modbus.derived import Derived, Sum, Withheld
 from drivers.modbus.planner import Guard, Limits, Point, Poll
 from drivers.modbus.register_map import Declared
 from drivers.modbus.registers import WORDS, Encoding, Type
@@ -176,6 +176,12 @@ _METER = (
     ("TotWhExpPhB", "export_energy_l2_kwh"),
     ("TotWhExpPhC", "export_energy_l3_kwh"),
 )
+_GRID_SIDE = [name for _, name in _PHASES if "voltage" in name]
+_ASLEEP = Withheld(
+    "inverter_state", frozenset({"off", "sleeping"}), frozenset({*_GRID_SIDE, "ac_frequency_hz"}), zeros=True
+)
+"""A grid of 0 V and 0 Hz is an inverter that has stopped measuring it (seen on a KACO; SolarEdge measures on)."""
+
 _NEXT_METER = (("W", "power_w"), ("TotWhImp", "import_energy_kwh"), ("TotWhExp", "export_energy_kwh"))
 _BATTERY: Mapping[int, tuple[tuple[str, str], ...]] = {
     802: (
@@ -232,7 +238,7 @@ class Builder:
             for number, name, quantity in rules:
                 if model := self._first((number,)):
                     self._add(model, name, quantity, poll="once" if poll == "once" else "slow")
-        return Derived(tuple(self._sums), (), frozenset(self._hidden), self._exponents)
+        return Derived(tuple(self._sums), (_ASLEEP,), frozenset(self._hidden), self._exponents)
 
     def _first(self, ids: Sequence[int]) -> Model | None:
         return next((model for number in ids for model in self._models if model.id == number), None)

@@ -70,6 +70,16 @@ def test_a_value_is_withheld_while_the_state_says_so():
     assert read(77, 0, 0, 0, 0, 0, 0)["ac_voltage_v"] == 0  # an unknown state withholds nothing
 
 
+def test_only_zeros_may_be_withheld():
+    rule = Withheld("s", frozenset({"sleeping"}), frozenset({"v", "hz", "w"}), zeros=True)
+    values = {"s": "sleeping", "v": Decimal("0.0"), "hz": Decimal("50.01"), "w": None, "x": 0}
+    assert set(rule.silenced(values)) == {"v"}
+    assert not set(rule.silenced(values | {"s": "running"}))
+    text = MAP.replace("values: [ac_voltage_v, pv1_power_w]", "values: [ac_voltage_v, pv1_power_w], zeros: true")
+    shown = read(1, 0, 7, 0, 0, 0, 0, text=text)
+    assert (shown["ac_voltage_v"], shown["pv1_power_w"]) == (None, 7)
+
+
 def test_one_of_several_bits_may_withhold():
     rule = Withheld("flags", frozenset({"fault"}), frozenset({"x"}))
     assert [rule.applies({"flags": said}) for said in ("none", "fan,fault", "faulty", None)] == [

@@ -186,7 +186,7 @@ def test_an_inverter_for_pv_only_may_show_storage_models(der_type, is_hybrid):
     assert ("pv_power_w" in quantities, "ac_energy_kwh" in quantities) == (not is_hybrid, is_hybrid)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([*KNOWN, 126, 64204]), st.integers(1, 300)), min_size=1, max_size=12),
     st.sampled_from([b"", b"Fronius", b"SolarEdge"]),

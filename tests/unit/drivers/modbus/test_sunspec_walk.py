@@ -98,6 +98,8 @@ def test_a_captured_kaco_asleep_says_so():
     words, expect = image("kaco_night")
     values = read(words, walk(words).register_map())
     assert values["inverter_state"] == "sleeping"
+    finished = walk(words).register_map().derived.finish(values)
+    assert (finished["ac_voltage_v"], finished["ac_frequency_hz"], finished["pv_power_w"]) == (None, None, 0)
     assert values["pv_power_w"] == expect["103.W"] == 0
     assert values["pv_energy_kwh"] == Decimal(expect["103.WH"]) / 1000
 
