@@ -124,7 +124,7 @@ async def test_after_kill_9_during_a_charge_command_the_returning_agent_restores
     assert "the agent was started again" in out
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3])
+@pytest.mark.parametrize("writes", [1, 2])
 async def test_after_kill_9_between_two_writes_of_a_sequence_nothing_is_left_behind(home, writes):
     await home.open()
     await home.start()
