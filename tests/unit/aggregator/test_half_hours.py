@@ -8,6 +8,8 @@ from datetime import date, datetime, timedelta
 import pytest
 
 from aggregator import rollup
+from aggregator.app import _hear
+from aggregator.broker import Message
 from aggregator.config import HalfHours
 from aggregator.ingest import Rules, read
 from aggregator.live import Live
@@ -223,3 +225,16 @@ def test_the_newest_half_hours_are_not_missing_yet():
 )
 def test_a_tally_that_makes_no_sense_is_no_tally(data):
     assert absent_times([data]) == set()
+
+
+async def test_an_answer_to_a_command_never_reaches_the_database(town):
+    refused = town.live.refused
+    for topic, payload, kept in (
+        ("gw/v1/house-001/response/x", b"\xff", False),
+        ("gw/v1/house-001/response", b"", False),
+        ("gw/v1/house-001/telemetry", b"{}", True),
+        ("gw/v1/house-001/nonsense", b"{}", True),
+    ):
+        message = Message(topic, payload, retained=False, received_ms=0, mid=1, qos=1, connection=None)
+        assert _hear(message, town.live, town.service) is kept
+    assert town.live.refused == refused + 1
