@@ -23,7 +23,8 @@ WORDS: dict[Strength, str] = {
     "weak": "弱い / weak",
     "bad": "弱すぎ / too weak",
 }
-PATIENCE_S = 6.0
+PATIENCE_S = 15.0
+"""Another question may be on its way, such as one for a day of the meter's memory; ours waits for its turn."""
 LEAST_PAUSE_S = 1.5
 """A question costs air time that all share: whoever asks more often gets the last answer again."""
 
