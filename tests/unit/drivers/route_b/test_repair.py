@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.api import Event, Sample
+from drivers.api import Event, RefusedError, Sample
 from drivers.contract import DictMemory
 from drivers.route_b import echonet
 from drivers.route_b.meter import JST, Scaling
@@ -17,6 +17,10 @@ from simulators.metering import Meter, Nameplate
 
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=JST)
 SCALING = Scaling(Decimal("0.1"), 1, 6)
+
+
+def days_ago(days):
+    return round((MIDNIGHT - timedelta(days=days)).timestamp() * 1000)
 
 
 class Clock:
@@ -33,10 +37,9 @@ class Clock:
 class Home:
     """A repair, its meter, and a place that takes items over as long as `room` lasts."""
 
-    def __init__(self, **plate):
+    def __init__(self, house=None, **plate):
         self.clock, self.memory, self.items, self.room, self.silent = Clock(), DictMemory(), [], 10_000, False
-        start_ms = round((MIDNIGHT - timedelta(days=3)).timestamp() * 1000)
-        self.meter = Meter(House(start_ms=start_ms), self.clock.unix_ms, Nameplate(**plate))
+        self.meter = Meter(house or House(start_ms=days_ago(3)), self.clock.unix_ms, Nameplate(**plate))
         self.asked = []
         self.repair = self.new()
 
@@ -201,8 +204,31 @@ async def test_a_midnight_between_date_and_day_never_puts_a_reading_on_the_wrong
 
     home.ask = late
     await home.steps(20)
-    house = House(start_ms=round((MIDNIGHT - timedelta(days=3)).timestamp() * 1000))
+    house = House(start_ms=days_ago(3))
     for item in [item for item in home.items if isinstance(item, Sample)]:
         said = house.half_hour(round(item.at.timestamp() * 1000))
         assert item.values["import_energy_at_30min_kwh"] == Decimal(said.import_ws // 360_000) / 10
     assert len(set(home.moments)) >= 48
+
+
+async def test_a_command_reads_as_far_back_as_the_meter_remembers_exactly_and_once():
+    home = Home(House(start_ms=days_ago(101), pv_peak_w=0, battery_wh=0))  # a plain one, for speed
+    await home.steps(3)
+    told = home.repair.ask_for([*range(2, 100)])
+    assert len(told["planned"]) == 98
+    await home.steps(100)
+    assert home.repair.waiting == 0
+    house = House(start_ms=days_ago(101), pv_peak_w=0, battery_wh=0)
+    first = MIDNIGHT - timedelta(days=99)
+    moments = [first + n * timedelta(minutes=30) for n in range(99 * 48 + 3)]
+    assert sorted(home.moments) == [at.astimezone(UTC) for at in moments]
+    readings = {item.at: item.values for item in home.items if isinstance(item, Sample)}
+    for at in moments:
+        said = house.half_hour(round(at.timestamp() * 1000))
+        assert readings[at.astimezone(UTC)] == {
+            "import_energy_at_30min_kwh": Decimal(said.import_ws // 360_000) / 10,
+            "export_energy_at_30min_kwh": Decimal(said.export_ws // 360_000) / 10,
+        }
+    assert {data["have"] for data in home.events("half_hours")} == {48}
+    with pytest.raises(RefusedError, match="100 is neither"):
+        home.repair.ask_for([100])
