@@ -78,6 +78,7 @@ host-package:
 	@touch .venv/demo.stamp $@
 
 .venv/project-%.stamp: .venv/%.stamp pyproject.toml
+	@rm -rf *.egg-info  # an old one, in the checkout, would hide new commands and drivers
 	$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
