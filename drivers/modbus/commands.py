@@ -1,7 +1,7 @@
 """`edge-agent modbus scan|dump|watch`: look at a line of Modbus devices from a terminal. Writes no register.
 
-The tool opens the line itself. A serial port that the agent holds is locked, and most inverters take one connection, so
-stop the agent first, or use `edge-agent read`, which asks it.
+The tool opens the line itself. Where a running agent holds it, `--through` asks the agent instead: a serial port is
+locked, and most inverters take one connection.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from drivers.modbus.link import Link
 from drivers.modbus.planner import Space
 from drivers.modbus.quality import Quality
 from drivers.modbus.register_map import RegisterMap
+from drivers.modbus.through_agent import AgentLine
 from drivers.quantities import QUANTITIES
 
 SUNSPEC = "sunspec"
@@ -88,7 +89,12 @@ command = ModbusCommand()
 
 
 def _add_line(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("line", metavar="HOST[:PORT]|/dev/PORT", help="the endpoint")
+    parser.add_argument(
+        "line", metavar="HOST[:PORT]|/dev/PORT|DRIVER", help="the endpoint; with --through a driver's name"
+    )
+    parser.add_argument(
+        "--through", metavar="SOCKET", help="ask the agent that holds the line, /run/edge-agent/ID.sock"
+    )
     parser.add_argument("--rtu", action="store_true", help="RTU over TCP: a transparent serial converter")
     parser.add_argument("--baudrate", type=int, default=9600, help="of a serial port, default 9600")
     parser.add_argument("--parity", choices=("N", "E", "O"), default="N", help="default N")
@@ -120,9 +126,11 @@ def units_of(text: str) -> list[int]:
     return list(dict.fromkeys(units))
 
 
-async def _opened(arguments: argparse.Namespace) -> Link:
+async def _opened(arguments: argparse.Namespace) -> survey.Line:
     if not 0.05 <= arguments.timeout <= 30:
         raise ValueError("--timeout is from 0.05 to 30 s")
+    if arguments.through:
+        return AgentLine(arguments.through, arguments.line)
     link = Link(endpoint_of(arguments), _WallClock(), gap_ms=max(0.0, min(arguments.gap, 5_000.0)))
     await link.open(OPEN_S)
     return link
@@ -173,7 +181,7 @@ async def _dump(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _spans(arguments: argparse.Namespace, link: Link) -> list[survey.Span]:
+async def _spans(arguments: argparse.Namespace, link: survey.Line) -> list[survey.Span]:
     if arguments.range:
         return [_span(part, "input" if arguments.input else "holding") for part in arguments.range]
     if arguments.map != SUNSPEC and not (known := _map(arguments)).is_sunspec:
@@ -202,7 +210,8 @@ def _map(arguments: argparse.Namespace) -> RegisterMap:
 async def _watch(arguments: argparse.Namespace) -> int:
     link = await _opened(arguments)
     register_map = None if arguments.map == SUNSPEC else _map(arguments)
-    device = Device("device", arguments.unit, arguments.timeout, register_map, link.endpoint.limits)
+    limits = None if arguments.through else endpoint_of(arguments).limits
+    device = Device("device", arguments.unit, arguments.timeout, register_map, limits)
     every_ms, clock, rounds = max(100, round(arguments.every * 1000)), _WallClock(), 0
     last: dict[str, Value] = {}
     try:

@@ -34,7 +34,8 @@ from drivers.modbus.control import parse_control
 from drivers.modbus.device import Device
 from drivers.modbus.endpoints import Endpoint, Framing, Parity, SerialEndpoint, TcpEndpoint
 from drivers.modbus.library import find
-from drivers.modbus.link import BROADCAST, HungUpError, Link, SilentError
+from drivers.modbus.link import BROADCAST, ExceptionAnswerError, HungUpError, Link, SilentError
+from drivers.modbus.planner import MOST_REGISTERS, Request, Space
 from drivers.modbus.register_map import RegisterMap
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
@@ -96,6 +97,16 @@ class Settings(Table, frozen=True, forbid_unknown_fields=True):
     gap_ms: Annotated[float, Meta(ge=0, le=5_000)] | None = None
     connect_delay_ms: Annotated[float, Meta(ge=0, le=30_000)] | None = None
     maps: str | None = None
+
+
+class _Registers(Table, frozen=True, forbid_unknown_fields=True):
+    """What the command `registers` takes."""
+
+    unit: Annotated[int, Meta(ge=1, le=255)]
+    address: Annotated[int, Meta(ge=0, le=0xFFFF)]
+    count: Annotated[int, Meta(ge=1, le=MOST_REGISTERS)] = 1
+    space: Space = "holding"
+    timeout_s: Seconds | None = None
 
 
 class _Watch:
@@ -174,13 +185,31 @@ class Modbus:
             keeper.disconnected("the link was lost")
 
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
-        """Carry out `battery`: {device, mode, for_s or until, power_w, soc_percent}; without a mode: how it stands."""
+        """Carry out `battery`: {device, mode, for_s or until, power_w, soc_percent}; without a mode: how it stands.
+
+        Or `registers`: {unit, space, address, count, timeout_s}, which reads them once, whatever map the unit has.
+        """
+        if name == "registers":
+            return await self._registers(convert(arguments, _Registers))
         if name != "battery" or not self._keepers:
             raise RefusedError(f"no command {name!r} here: no device of this line has a `battery` table")
         device = arguments.get("device") or (next(iter(self._keepers)) if len(self._keepers) == 1 else None)
         if device not in self._keepers:
             raise RefusedError(f"device is {device!r}; batteries here: {', '.join(self._keepers)}")
         return await self._keepers[str(device)].command(arguments)
+
+    async def _registers(self, asked: _Registers) -> Json:
+        """Return {hex}, {exception}, {silent} or {malformed}; raises LinkError while the line is not open."""
+        request = Request(asked.space, asked.address, asked.count)
+        try:
+            data = await self._link.read(asked.unit, request, asked.timeout_s or self._settings.timeout_s)
+        except ExceptionAnswerError as error:
+            return {"exception": error.code}
+        except SilentError as error:
+            return {"silent": str(error)}
+        except MalformedError as error:
+            return {"malformed": str(error)}
+        return {"hex": data.hex()}
 
     def warnings(self) -> list[ConfigError]:
         """Return what is risky about the batteries' tables."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from drivers.api import Json, LinkError, MalformedError
 from drivers.modbus import library
-from drivers.modbus.link import ExceptionAnswerError, Link, SilentError
+from drivers.modbus.link import ExceptionAnswerError, Reads, SilentError
 from drivers.modbus.planner import Request, Space
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.registers import text
@@ -22,6 +23,17 @@ MOST_DUMPED = 10_000
 BLOCK = 50
 COMMON_MODEL = 1
 SERIAL_AT, SERIAL_WORDS = 50, 16
+
+
+class Line(Reads, Protocol):
+    """A link, or the agent that holds it."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    async def open(self, timeout_s: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class Found:
         return told
 
 
-async def scan(link: Link, units: Iterable[int], timeout_s: float, maps: str | None = None) -> AsyncIterator[Found]:
+async def scan(link: Line, units: Iterable[int], timeout_s: float, maps: str | None = None) -> AsyncIterator[Found]:
     """Yield each unit that answers; a silent one costs one time-out. Raises LinkError when the endpoint is gone."""
     known = [library.find(name, maps) for name in library.known(maps)]
     for unit in units:
@@ -61,7 +73,7 @@ async def scan(link: Link, units: Iterable[int], timeout_s: float, maps: str | N
         yield Found(unit, chain, models)
 
 
-async def chain_of(link: Link, unit: int, timeout_s: float) -> Chain | None:
+async def chain_of(link: Line, unit: int, timeout_s: float) -> Chain | None:
     """Return a unit's SunSpec chain, None when it answers and has none; raises SilentError, LinkError."""
     walk = discover(BASES)
     request = next(walk)
@@ -76,7 +88,7 @@ async def chain_of(link: Link, unit: int, timeout_s: float) -> Chain | None:
             return None
 
 
-async def _models(link: Link, unit: int, known: Sequence[RegisterMap], timeout_s: float) -> dict[str, str]:
+async def _models(link: Line, unit: int, known: Sequence[RegisterMap], timeout_s: float) -> dict[str, str]:
     """Return what each map would read as the unit's model, where that is a text."""
     models: dict[str, str] = {}
     for one in known:
@@ -89,7 +101,7 @@ async def _models(link: Link, unit: int, known: Sequence[RegisterMap], timeout_s
     return models
 
 
-async def _read(link: Link, unit: int, request: Request, timeout_s: float) -> bytes | None:
+async def _read(link: Line, unit: int, request: Request, timeout_s: float) -> bytes | None:
     try:
         return await link.read(unit, request, timeout_s)
     except (ExceptionAnswerError, MalformedError):
@@ -128,7 +140,7 @@ def spans_of_chain(chain: Chain) -> list[Span]:
     return [span for span in spans if span.first < span.end]
 
 
-async def dump(link: Link, unit: int, spans: Sequence[Span], timeout_s: float) -> list[tuple[int, str]]:
+async def dump(link: Line, unit: int, spans: Sequence[Span], timeout_s: float) -> list[tuple[int, str]]:
     """Return blocks of (first address, words in hex); what the unit refuses is halved and left out at last.
 
     Raises LinkError when the unit falls silent, ValueError for more than MOST_DUMPED registers or two spaces.

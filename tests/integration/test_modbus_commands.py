@@ -8,9 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from drivers.api import Context
+from drivers.contract import DictMemory, FastClock
 from drivers.modbus import commands, survey
 from drivers.modbus.commands import command, endpoint_of, units_of
+from drivers.modbus.driver import create
 from drivers.modbus.endpoints import SerialEndpoint, TcpEndpoint
+from edge_agent import control
 from simulators.house import House
 from simulators.inverter import InverterServer, huawei, sunspec
 from simulators.modbus_images import image_of
@@ -141,3 +145,49 @@ def test_a_dump_is_bounded():
     with pytest.raises(ValueError, match="at most"):
         asyncio.run(survey.dump(None, 1, [survey.Span("holding", 0, 20_000)], 1))
     assert commands.command.help
+
+
+@asynccontextmanager
+async def agent(server, folder):
+    """An agent's control socket in front of a driver that holds the line."""
+    driver = create(
+        Context("roof", FastClock(), str),
+        {"host": "127.0.0.1", "port": server.port, "gap_ms": 0, "devices": {"inv": {"map": "sunspec", "unit": 2}}},
+    )
+
+    async def emit(item, remember=None):
+        del item, remember
+
+    async def carry_out(name, arguments):
+        owner, _, name = name.partition(".")
+        assert owner == "roof"
+        return await driver.command(name, arguments)
+
+    task = asyncio.ensure_future(driver.run(emit, DictMemory()))
+    async with control.listening(folder / "house.sock", control.Desk({}, carry_out, lambda: 0)):
+        for _ in range(300):
+            if driver.status()["devices"]["inv"].get("rounds"):
+                break
+            await asyncio.sleep(0.01)
+        yield str(folder / "house.sock")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_line_that_the_agent_holds_is_read_through_it(capsys, tmp_path):
+    async with line("dead:unit=1") as server, agent(server, tmp_path) as socket:
+        through = ["roof", "--through", socket]
+        assert await run("scan", *through, "--units", "1-2", "--timeout", "0.1", "--json") == 0
+        told = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+        assert [(one["unit"], one["sunspec"]) for one in told] == [(2, True)]
+        assert await run("dump", *through, "--unit", "2") == 0
+        assert json.loads(capsys.readouterr().out)["blocks"][0][0] == 40000
+        assert await run("watch", *through, "--unit", "2", "--rounds", "1") == 0
+        assert "pv_power_w" in capsys.readouterr().out
+        assert len(server.connections) == 1
+        assert server.writes == 0
+
+
+async def test_an_agent_that_is_not_there_is_said(capsys, tmp_path):
+    assert await run("scan", "roof", "--through", str(tmp_path / "none.sock")) == 1
+    assert "no agent answers" in capsys.readouterr().err
