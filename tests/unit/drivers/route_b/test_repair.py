@@ -211,14 +211,15 @@ async def test_a_midnight_between_date_and_day_never_puts_a_reading_on_the_wrong
     assert len(set(home.moments)) >= 48
 
 
+@pytest.mark.slow  # a hundred days of a house
 async def test_a_command_reads_as_far_back_as_the_meter_remembers_exactly_and_once():
-    home = Home(House(start_ms=days_ago(101), pv_peak_w=0, battery_wh=0))  # a plain one, for speed
+    home = Home(House(start_ms=days_ago(101)))
     await home.steps(3)
     told = home.repair.ask_for([*range(2, 100)])
     assert len(told["planned"]) == 98
     await home.steps(100)
     assert home.repair.waiting == 0
-    house = House(start_ms=days_ago(101), pv_peak_w=0, battery_wh=0)
+    house = home.meter._house
     first = MIDNIGHT - timedelta(days=99)
     moments = [first + n * timedelta(minutes=30) for n in range(99 * 48 + 3)]
     assert sorted(home.moments) == [at.astimezone(UTC) for at in moments]
