@@ -115,6 +115,13 @@ def test_unit_and_code_name_the_same_runtime_directory(root):
     assert f"/run/{settings(root / 'systemd/edge-agent.service', 'RuntimeDirectory')[0]}" == SYSTEM_RUNTIME_DIRECTORY
 
 
+def test_reloading_sends_the_agent_the_signal_it_rereads_its_file_at(root):
+    """`kill` is no shell built-in here: the package has to depend on what brings the program."""
+    assert settings(root / "systemd/edge-agent.service", "ExecReload") == ["/bin/kill -HUP $MAINPID"]
+    assert "signal.SIGHUP" in (root / "edge_agent/app.py").read_text()
+    assert "procps" in (root / "packaging/debian/control").read_text()
+
+
 def test_shipped_configurations_keep_their_state_where_the_unit_may_write(root):
     shipped = [path for path in (root / "configs").glob("*.yaml") if not path.name.startswith("demo")]
     kept = {path.name: re.findall(r"(?m)^state_directory: (\S+)", path.read_text()) for path in shipped}
