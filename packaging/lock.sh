@@ -19,13 +19,13 @@ lock() {
 agent="--extra agent"
 house="$agent --extra route-b --extra modbus"
 pole="$agent --extra ble --extra modbus"
-town="--extra aggregator --extra postgresql"
+town="--extra aggregator"
 demo="$house --extra ble --extra aggregator --extra simulators --extra demo"
 held="--constraint requirements/test.txt"
 
 # shellcheck disable=SC2086 # the variables are lists of words
 {
-    lock test pyproject.toml requirements/build.in requirements/test.in $demo --extra postgresql "$@"
+    lock test pyproject.toml requirements/build.in requirements/test.in $demo "$@"
     lock demo pyproject.toml requirements/build.in $demo $held "$@"
     lock gateway-house pyproject.toml $house $held "$@"
     lock gateway-pole pyproject.toml $pole $held "$@"

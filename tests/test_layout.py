@@ -135,8 +135,8 @@ def test_every_direct_dependency_is_pinned_where_it_is_needed(root):
     needed = {
         "gateway-house": ["agent", "route-b", "modbus"],
         "gateway-pole": ["agent", "ble"],
-        "aggregator": ["aggregator", "postgresql"],
-        "package": ["agent", "route-b", "modbus", "ble", "aggregator", "postgresql"],
+        "aggregator": ["aggregator"],
+        "package": ["agent", "route-b", "modbus", "ble", "aggregator"],
         "demo": ["agent", "route-b", "modbus", "ble", "aggregator", "simulators", "demo"],
     }
     for name, extras in needed.items():
@@ -145,6 +145,20 @@ def test_every_direct_dependency_is_pinned_where_it_is_needed(root):
         ]
         assert {_canonical(one) for one in wanted} <= pins[name]
         assert pins[name] <= pins["test"] | pins["aggregator"]
+
+
+def test_no_dependency_is_declared_that_no_code_imports(root):
+    code = "\n".join(path.read_text() for package in sorted(PACKAGES) for path in (root / package).rglob("*.py"))
+    imported = {name.partition(".")[0] for name in re.findall(r"(?m)^\s*(?:import|from) ([\w.]+)", code)}
+    brings = {
+        _canonical(one)
+        for name, found in metadata.packages_distributions().items()
+        if name in imported
+        for one in found
+    }
+    declared = project(root)["project"]
+    extras = [one for extra in declared["optional-dependencies"].values() for one in extra]
+    assert {_canonical(one) for one in [*declared["dependencies"], *extras]} <= brings
 
 
 def test_a_house_installs_no_bluetooth_and_a_pole_no_meter(root):
