@@ -17,6 +17,9 @@ T = TypeVar("T")
 MAX_TEXT_BYTES = 1024 * 1024
 """No configuration is larger; a bigger file is not one."""
 
+_NO_FILE = ' in "<unicode string>",'
+"""What PyYAML says in the place of a file's name, since it is handed a text."""
+
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
@@ -113,4 +116,4 @@ def _structs(kind: Any) -> list[Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).replace(_NO_FILE, "").split())

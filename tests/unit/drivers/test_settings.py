@@ -75,6 +75,14 @@ def test_a_message_names_the_line():
         load_yaml("a: 1\nb: 2\na: 3")
 
 
+@pytest.mark.parametrize("text", ["a: [1\nb: 2", "a: 1\na: 2", "a: \x07", "a:\n\t- 1", "a: &x 1\nb: *x", "- '"])
+def test_a_yaml_mistake_is_told_without_the_librarys_word_for_a_text(text):
+    with pytest.raises(ConfigError, match="line [12], column|position 3") as caught:
+        load_yaml(text)
+    assert "unicode" not in str(caught.value)
+    assert '"' not in str(caught.value)
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_table_or_a_configuration_error(text):
     try:
