@@ -41,7 +41,7 @@ class Device:
         """Whether the last cut of the link taught something, so that it is worth opening it again at once."""
         self._timeout_s = timeout_s
         self._limits = limits
-        self._qualities = Qualities()
+        self.qualities = Qualities()
         self._over = register_map if register_map is not None and register_map.is_sunspec else None
         self._is_sunspec = register_map is None or self._over is not None
         self._base = 0
@@ -91,7 +91,7 @@ class Device:
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
-        values = self._qualities.take(self.map.derived.finish(values), now_ms)
+        values = self.qualities.take(self.map.derived.finish(values), now_ms)
         await self._ask_again(link, now_ms)
         return values
 
@@ -111,7 +111,7 @@ class Device:
         """Return how good each value is now, given how often they are read."""
         periods = {point.quantity: slow_ms for point in self.map.points if point.poll == "slow"} if self.map else {}
         once = {point.quantity for point in self.map.points if point.poll == "once"} if self.map else set()
-        return self._qualities.now(now_ms, fast_ms, periods, once, self.refused)
+        return self.qualities.now(now_ms, fast_ms, periods, once, self.refused)
 
     def status(self) -> dict[str, Json]:
         """Return counters and refusals."""

@@ -144,15 +144,18 @@ class Modbus:
         self._watches = tuple(_Watch(device) for device in devices)
         self._keepers = {keeper.device: keeper for keeper in keepers}
         self._left: list[str] = []
-        self._changes_saved = 0
+        self._changes_saved = self._counted_saved = 0
 
     async def run(self, emit: Emit, memory: Memory) -> None:
         """Open the endpoint and poll its devices until it is lost; raises LinkError."""
-        lost, learnt = memory.get("lost"), memory.get("learnt")
+        lost, learnt, counted = memory.get("lost"), memory.get("learnt"), memory.get("counted")
         for watch in self._watches:
             if isinstance(learnt, dict) and not watch.device.learnt.changes:
                 watch.device.learnt.recall(learnt.get(watch.device.name))
+            if isinstance(counted, dict) and isinstance(names := counted.get(watch.device.name), list):
+                watch.device.qualities.recall(names)
             watch.lost = watch.lost or (isinstance(lost, list) and watch.device.name in lost)
+        self._counted_saved = self._counted()
         try:
             await self._open(emit, memory)
             await self._poll(emit, memory)
@@ -299,6 +302,13 @@ class Modbus:
             learnt = {watch.device.name: watch.device.learnt.saved() for watch in self._watches}
             await memory.update({"learnt": {name: saved for name, saved in learnt.items() if saved} or None})
             self._changes_saved = changes
+        if (number := self._counted()) != self._counted_saved:
+            counted = {watch.device.name: sorted(watch.device.qualities.counted) for watch in self._watches}
+            await memory.update({"counted": {name: [*names] for name, names in counted.items() if names}})
+            self._counted_saved = number
+
+    def _counted(self) -> int:
+        return sum(len(watch.device.qualities.counted) for watch in self._watches)
 
     async def _read(self, watch: _Watch, emit: Emit) -> None:
         device = watch.device

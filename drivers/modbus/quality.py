@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
 from drivers.api import Value
@@ -21,6 +21,12 @@ class Qualities:
         self._read_ms: dict[str, int] = {}
         self._values: dict[str, Value] = {}
         self._without_value: set[str] = set()
+        self.counted: set[str] = set()
+        """Counters that were above 0 once; remembered, because an agent may be started again at night."""
+
+    def recall(self, counted: Iterable[object]) -> None:
+        """Take the counters that an earlier life saw above 0; what is no name is passed over."""
+        self.counted |= {name for name in counted if isinstance(name, str) and _is_counter(name)}
 
     def take(self, values: dict[str, Value], now_ms: int) -> dict[str, Value]:
         """Note what was read and return it; a counter that fell to 0 has no value, because 0 is no reading of it.
@@ -28,10 +34,12 @@ class Qualities:
         Inverters serve 0 as their energy while they sleep or wake up; a meter that is really replaced counts up soon.
         """
         for name, value in values.items():
-            if value == 0 and _is_counter(name) and self._values.get(name):
+            if value == 0 and name in self.counted:
                 values[name] = None
             elif value is not None:
                 self._values[name] = value
+                if value != 0 and _is_counter(name):
+                    self.counted.add(name)
             self._read_ms[name] = now_ms
         self._without_value -= values.keys()
         self._without_value |= {name for name, value in values.items() if value is None}
@@ -56,7 +64,7 @@ class Qualities:
         if is_late:
             return "stale"
         if name in self._without_value:
-            return "bad" if name in self._values else "not_implemented"
+            return "bad" if name in self._values or name in self.counted else "not_implemented"
         return "good"
 
 

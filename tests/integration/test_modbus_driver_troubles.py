@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -214,6 +215,21 @@ async def test_what_was_learnt_outlives_a_restart(tmp_path):
         assert one.opened == 1
         assert "cuts" not in driver.status()["devices"]["inv"]
     assert all(len(sample.values) == 6 for sample in one.samples())
+
+
+async def test_an_energy_that_is_zero_at_night_has_no_value_over_a_restart_of_the_agent(tmp_path):
+    async with bench(tmp_path) as one:
+        async with one.running(one.build()):
+            await one.until(lambda: "counted" in one.memory.content)
+        one.items.clear()
+        one.server.balance = lambda: replace(NOON, pv_ws=0, discharge_ws=0)
+        one.memory.content = json.loads(json.dumps(one.memory.content))
+        async with one.running(one.build()):
+            await one.until(one.samples)
+        assert one.samples()[0].values["pv_energy_kwh"] is None
+        one.memory.content["counted"] = {"inv": [5, None], "x": 1}
+        async with one.running(one.build()):
+            await one.until(lambda: one.samples()[-1].values["pv_energy_kwh"] == 0)
 
 
 async def test_a_link_that_is_cut_at_random_convicts_no_register(tmp_path):

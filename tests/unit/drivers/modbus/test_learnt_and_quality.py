@@ -114,3 +114,15 @@ def test_a_counter_that_falls_to_zero_at_night_has_no_value_until_it_counts_agai
     ]
     assert shown == [0, Decimal("812.4"), None, None, Decimal("812.4"), Decimal("0.3")]
     assert qualities.take({"pv_power_w": 0}, 9) == {"pv_power_w": 0}
+
+
+def test_a_counter_that_is_zero_after_a_restart_in_the_night_has_no_value_either():
+    before, after = Qualities(), Qualities()
+    before.take({"pv_energy_kwh": Decimal("812.4"), "pv_power_w": 5, "load_energy_kwh": 0}, 0)
+    after.recall([*json.loads(json.dumps(sorted(before.counted))), 5, None, "pv_power_w"])
+    assert after.take({"pv_energy_kwh": 0, "pv_power_w": 0, "load_energy_kwh": 0}, 1) == {
+        "pv_energy_kwh": None,
+        "pv_power_w": 0,
+        "load_energy_kwh": 0,
+    }
+    assert now(after, 1) == {"pv_energy_kwh": "bad", "pv_power_w": "good", "load_energy_kwh": "good"}
