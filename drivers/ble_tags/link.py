@@ -8,6 +8,7 @@ when BlueZ or the adapter goes, and long silence restarts the scanner, which cos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from drivers.api import ConfigError, LinkError
 
 if TYPE_CHECKING:
+    from bleak import BleakScanner
     from dbus_fast import Message
     from dbus_fast.aio import MessageBus
 
@@ -134,7 +136,7 @@ class Scanner:
                     bluez={"adapter": self._adapter, "filters": FILTERS},
                 )
                 self._silence = Silence(asyncio.get_running_loop().time())
-                await scanner.start()
+                await _start_or_undo(scanner)
                 self._scanner = scanner
         except TimeoutError as error:
             raise LinkError(f"{self._adapter}: Bluetooth did not answer within {START_WITHIN_S:g} s") from error
@@ -225,3 +227,21 @@ def _libraries() -> tuple[Any, Any]:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+async def _start_or_undo(scanner: BleakScanner) -> None:
+    """Start a scanner; when cancelled on the way, wait shortly for BlueZ's answer and stop it again.
+
+    A discovery that BlueZ has begun and nobody ends refuses every later scanner of this process as "in progress".
+    """
+    starting = asyncio.ensure_future(scanner.start())  # must outlive our cancellation, shortly
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await starting
+                await scanner.stop()
+        raise
+    finally:
+        starting.cancel()
