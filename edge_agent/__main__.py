@@ -172,7 +172,7 @@ def _check(parsed: argparse.Namespace) -> int:
     from edge_agent.clock import SystemClock
 
     try:
-        findings = config.check(config.load(parsed.config), SystemClock())
+        findings = config.check_file(parsed.config, SystemClock())
     except ConfigError as error:
         error = ConfigError(
             error.key.removeprefix(f"{parsed.config}").removeprefix(": "), error.problem, error.remedy, error.value

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ class Document(Table, frozen=True):
     roles: Roles = Roles()
     drivers: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     log: LogSettings = LogSettings()
+
+
+_FIELDS = msgspec.structs.fields(Document)
+_ANY_KEY = msgspec.defstruct(
+    "_AnyKey", [(field.name, field.type, None) for field in _FIELDS], bases=(Table,), frozen=True
+)
+"""A file of which any part may be missing, to convert one key after the other."""
+_STAND_INS: dict[str, Any] = {"gateway": Gateway("stand-in"), "state_directory": ".", "mqtt": MqttSettings()}
 
 
 class MissingSecretError(CredentialsError):
@@ -136,30 +145,72 @@ class Configuration:
 
 
 def load(path: Path) -> Configuration:
-    """Read a file; raises ConfigError for anything that concerns more than one driver."""
+    """Read a file; raises ConfigError for the first mistake that concerns more than one driver."""
+    configuration, errors = _inspect(path)
+    if errors:
+        raise errors[0]
+    return configuration
+
+
+def _inspect(path: Path) -> tuple[Configuration, list[ConfigError]]:
+    """Read a file as far as it is right: a table with a mistake gives an error and is replaced by its default."""
+    table = _read(path)
+    sound, errors = _tables(table)
+    errors += [error for error in map(_mistake, _examinations(sound)) if error is not None]
+    if errors:  # fit to look at the drivers, not to run: no role can be judged when a driver may be missing
+        whole = "drivers" in sound or "drivers" not in table
+        sound = {**_STAND_INS, **sound} if whole else {**_STAND_INS, **sound, "roles": Roles()}
+        return Configuration(path, Document(**sound), ""), errors
+    canonical = msgspec.json.encode(msgspec.to_builtins(table, str_keys=True), order="sorted")
+    return Configuration(path, Document(**sound), hashlib.sha256(canonical).hexdigest()[:16]), []
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ConfigError("", f"cannot be read ({error.strerror})", "check the file's name and its rights") from error
     try:
-        table = load_yaml(raw.decode())
+        return load_yaml(raw.decode())
     except UnicodeDecodeError as error:
         raise ConfigError("", f"not UTF-8 text at byte {error.start}", "save the file as UTF-8") from error
-    document = convert(table, Document)
-    _check_gateway(document.gateway)
-    _check_folders(document)
-    _below("mqtt", document.mqtt.check)
-    _below("outbox", document.outbox.check)
-    if document.simulation is not None:
-        _below("simulation", document.simulation.timescale)
-    for name in document.drivers:
-        if not _DRIVER_NAME.fullmatch(name) or name == AGENT:
-            raise ConfigError(
-                f"drivers.{name}", "not a name for a driver", f"use small letters, digits, - and _, not {AGENT!r}"
-            )
-    canonical = msgspec.json.encode(msgspec.to_builtins(table, str_keys=True), order="sorted")
-    return Configuration(path, document, hashlib.sha256(canonical).hexdigest()[:16])
+
+
+def _tables(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigError]]:
+    """Convert each key of the file by itself; returns those that are right, and an error for each other."""
+    sound: dict[str, Any] = {}
+    errors = []
+    for key, value in table.items():
+        try:
+            sound[key] = getattr(convert({key: value}, _ANY_KEY), key)
+        except ConfigError as error:
+            errors.append(error)
+    missing = [field.name for field in _FIELDS if field.required and field.name not in table]
+    return sound, errors + [ConfigError(name, "missing", "add it") for name in missing]
+
+
+def _examinations(sound: Mapping[str, Any]) -> Iterator[Callable[[], object]]:
+    """Yield what is to be asked of the tables that could be converted; each may raise ConfigError."""
+    if "gateway" in sound:
+        yield partial(_check_gateway, sound["gateway"])
+    for key in ("state_directory", "runtime_directory", "secrets_directory"):
+        yield partial(_check_folder, key, sound.get(key))
+    for key in ("mqtt", "outbox"):
+        if key in sound:
+            yield partial(_below, key, sound[key].check)
+    if sound.get("simulation") is not None:
+        yield partial(_below, "simulation", sound["simulation"].timescale)
+    for name in sound.get("drivers", ()):
+        yield partial(_check_driver_name, name)
+
+
+def _mistake(examine: Callable[[], object]) -> ConfigError | None:
+    try:
+        examine()
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _below(section: str, examine: Callable[[], object]) -> None:
@@ -183,12 +234,23 @@ def _check_gateway(gateway: Gateway) -> None:
         raise ConfigError("gateway.area", "not an area code", remedy, gateway.area)
 
 
-def _check_folders(document: Document) -> None:
-    if not document.state_directory.strip():
-        raise ConfigError("state_directory", "empty", "name a folder, such as /var/lib/edge-agent")
-    for key in ("state_directory", "runtime_directory", "secrets_directory"):
-        if "\0" in (getattr(document, key) or ""):
-            raise ConfigError(key, "holds a NUL character", "name a folder")
+def _check_folder(key: str, folder: str | None) -> None:
+    if key == "state_directory" and folder is not None and not folder.strip():
+        raise ConfigError(key, "empty", "name a folder, such as /var/lib/edge-agent")
+    if "\0" in (folder or ""):
+        raise ConfigError(key, "holds a NUL character", "name a folder")
+
+
+def _check_driver_name(name: str) -> None:
+    if not _DRIVER_NAME.fullmatch(name) or name == AGENT:
+        remedy = f"use small letters, digits, - and _, not {AGENT!r}"
+        raise ConfigError(f"drivers.{name}", "not a name for a driver", remedy)
+
+
+def check_file(path: Path, clock: Clock) -> list[Finding]:
+    """Return what is wrong with a file, one mistake of each table; raises ConfigError when it is no YAML at all."""
+    configuration, errors = _inspect(path)
+    return [Finding(error) for error in errors] + check(configuration, clock)
 
 
 def check(configuration: Configuration, clock: Clock) -> list[Finding]:

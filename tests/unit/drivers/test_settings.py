@@ -77,7 +77,7 @@ def test_a_message_names_the_line():
 
 @pytest.mark.parametrize("text", ["a: [1\nb: 2", "a: 1\na: 2", "a: \x07", "a:\n\t- 1", "a: &x 1\nb: *x", "- '"])
 def test_a_yaml_mistake_is_told_without_the_librarys_word_for_a_text(text):
-    with pytest.raises(ConfigError, match="line [12], column|position 3") as caught:
+    with pytest.raises(ConfigError, match=r"line [12], column|position 3") as caught:
         load_yaml(text)
     assert "unicode" not in str(caught.value)
     assert '"' not in str(caught.value)

@@ -103,6 +103,46 @@ def test_every_wrong_driver_is_named_at_once(load):
     assert [finding.error.key for finding in problems(load(text))] == ["drivers.first.driver", "drivers.second.poll_s"]
 
 
+FOUR_MISTAKES = """
+gateway:
+  id: house-001
+  side: north
+state_directory: state
+mqtt:
+  port: 99999
+log: {level: loud}
+drivers:
+  wave: {driver: sine, poll_s: often}
+  other: {driver: sine}
+roles: {grid: other}
+"""
+
+
+def mistakes(tmp_path, text):
+    path = tmp_path / "house.yaml"
+    path.write_text(text)
+    return [finding.error.key for finding in config.check_file(path, SystemClock())]
+
+
+def test_one_look_names_a_mistake_of_every_table(tmp_path):
+    found = mistakes(tmp_path, FOUR_MISTAKES)
+    assert found == ["gateway.side", "log.level", "mqtt.port", "drivers.wave.poll_s"]
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        (("poll_s: 1\n", "poll_s: 1\nx: 1\ny: 1\n"), ["x", "y"]),
+        (("mqtt:\n  host: 127.0.0.1\ndrivers:", "drivers: 7\nother:"), ["drivers", "other", "mqtt"]),
+        (("id: house-001\nstate_directory: state\n", "id: H\nsecrets_directory: 7\n"),
+         ["secrets_directory", "state_directory", "gateway.id"]),
+        (("roles:\n  grid: wave", "outbox: {x: 2}\nroles:\n  grid: meter"), ["outbox.x", "roles.grid"]),
+    ],
+)  # fmt: skip
+def test_a_table_with_a_mistake_hides_no_other(tmp_path, change, keys):
+    assert mistakes(tmp_path, SOUND.replace(*change)) == keys
+
+
 def test_two_drivers_may_not_claim_one_device():
     owners = {}
     assert config.claim("a", ("meter", "pv"), owners) == []
@@ -148,9 +188,14 @@ def test_any_tree_below_any_key_is_a_configuration_or_a_named_error(tmp_path, ke
     path = tmp_path / "tree.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(SOUND), key: tree}), encoding="utf-8")
     try:
-        problems(config.load(path))
+        findings = config.check_file(path, SystemClock())
+    except ConfigError as error:  # YAML of a kind that is refused whole
+        findings = [config.Finding(error)]
+    try:
+        assert len(problems(config.load(path))) == len(findings)
     except ConfigError as error:
-        assert error.remedy  # noqa: PT017  (either outcome is right)
+        assert findings[0].error.key == error.key  # noqa: PT017  (either outcome is right)
+    assert all(finding.error.remedy for finding in findings)
 
 
 def test_a_secret_comes_from_systemd_first(tmp_path):
