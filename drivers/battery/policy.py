@@ -20,8 +20,10 @@ Step: TypeAlias = Literal["wait", "apply", "refresh", "restore"]
 
 FRESH_MS = 150_000
 """A state of charge older than this is none: the battery may be full or empty by now."""
-LOOK_MS = 60_000
-"""A mode that does not fall back by itself is compared with the device this often."""
+LOOK_MS = 40_000
+"""A mode that does not fall back by itself is compared with the device this often: a restart is undone in a minute."""
+SLOWEST_POLL_S = 10.0
+"""Where no mode has a timer; looks happen at polls."""
 REFRESHES_PER_TIMER = 3
 APPLY_PAUSE_MS = 5_000
 """Sequences of writes begin at least this far apart; what is owed back does not wait."""
@@ -238,11 +240,9 @@ def check(settings: BatterySettings, modes: Mapping[Mode, ModeFacts], poll_s: fl
             _check_needed("alert", "reserve", found)
     except ConfigError as error:
         raise error.under("battery") from error
-    shortest_s = min(
-        (facts.revert_s for facts in found.values() if facts.revert_s is not None), default=LOOK_MS // 1000
-    )
-    if poll_s * 2 * REFRESHES_PER_TIMER > shortest_s:
-        slowest = shortest_s / (2 * REFRESHES_PER_TIMER)
+    timers_s = [facts.revert_s for facts in found.values() if facts.revert_s is not None]
+    slowest = min((timer_s / (2 * REFRESHES_PER_TIMER) for timer_s in timers_s), default=SLOWEST_POLL_S)
+    if poll_s > slowest:
         raise ConfigError("battery", "poll_s is too slow for its modes", f"poll every {slowest:g} s or faster", poll_s)
 
 

@@ -50,7 +50,11 @@ LOST_AFTER = 2
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 OWING_WAIT_S = 30.0
-"""A device that a mode was left on is asked at least this often: within a minute of its return it is back in normal."""
+"""The longest wait for a device that a mode was left on, and for the link of one that may be commanded.
+
+Within a minute of its return it is back in normal: the wait, a failing attempt to connect, the pause after it, and some
+ten requests.
+"""
 LEAVE_S = 1.5
 """To put batteries back when the driver is stopped; the next start does what this does not reach."""
 
@@ -127,8 +131,6 @@ class _Watch:
 class Modbus:
     """One TCP endpoint or serial port and the devices behind it."""
 
-    backoff_ceiling_s = LONGEST_WAIT_S
-
     def __init__(
         self,
         context: Context,
@@ -143,6 +145,7 @@ class Modbus:
         self._link = link
         self._watches = tuple(_Watch(device) for device in devices)
         self._keepers = {keeper.device: keeper for keeper in keepers}
+        self.backoff_ceiling_s = OWING_WAIT_S if any(keeper.may_write for keeper in keepers) else LONGEST_WAIT_S
         self._left: list[str] = []
         self._changes_saved = self._counted_saved = 0
 

@@ -226,17 +226,6 @@ async def test_a_silent_inverter_is_back_in_normal_within_a_minute_of_its_return
         await line.back_in_normal(within_s=60 * SPEED)  # its back-off is real time: a minute of it
 
 
-@pytest.mark.parametrize("hangs_up", [False, True])
-async def test_a_restarted_inverter_is_back_in_normal(line, hangs_up):
-    async with line.running(line.build()) as driver:
-        await line.told(driver, "hold", for_s=36_000)
-        line.control.restart()
-        if hangs_up:
-            for connection in list(line.server.connections):
-                connection.hang_up()
-        await line.back_in_normal(within_s=90)  # a look each minute, and the tick after it
-
-
 @pytest.mark.parametrize("mode", ["charge", "discharge_to_load"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 async def test_a_refused_write_in_the_middle_of_a_sequence_leaves_nothing_behind(line, mode, nth):
