@@ -27,7 +27,7 @@ from drivers.api import (
     Sample,
 )
 from drivers.polling import Ticks
-from drivers.route_b import meter, skstack
+from drivers.route_b import echonet, meter, skstack
 from drivers.route_b.awaiting import AwaitingCredentials
 from drivers.route_b.credentials import REMEDY, read_credentials
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
@@ -41,6 +41,8 @@ from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
 from drivers.route_b.session import Credentials, Timeouts
 from drivers.route_b.transcript import Transcript
 from drivers.settings import Table, convert
+
+SUMMARY = "the smart meter over Route B with a Wi-SUN dongle: power, current, energies, half hours"
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ HALF_HOUR_MS = 30 * 60_000
 NOTIFIED_WITHIN_MS = 5 * 60_000
 """A meter notifies its half-hourly reading within 5 minutes (AIF specification 3.2.1); later it must be asked."""
 MAX_NOTIFICATIONS = 64
+
+_ANSWERS = (echonet.GET_RES, echonet.GET_SNA)
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
 
@@ -367,10 +371,23 @@ class RouteB:
             at_ms = round(reading.at.timestamp() * 1000)
             if reading.count is not None and at_ms % HALF_HOUR_MS == 0:
                 moments.setdefault(reading.at, {})[epc] = self._known.scaling.kwh(reading.count)
-                self._newest_half_hour = at_ms
+        if moments and self._repair is not None:
+            await self._pass_on_what_can_be(self._repair, moments, answered=frame.esv in _ANSWERS)
+
+    async def _pass_on_what_can_be(
+        self, repair: Repair, moments: Mapping[datetime, Mapping[int, Decimal | None]], *, answered: bool
+    ) -> None:
+        """Pass on the moments that can be; a spoilt digit must not make a half hour of another year."""
+        taken = repair.taken(moments, answered=answered)
         for at, readings in moments.items():
-            if self._repair is not None:
-                await self._repair.pass_on(at, readings)
+            if at in taken:
+                self._newest_half_hour = round(at.timestamp() * 1000)
+                await repair.pass_on(at, readings)
+            else:
+                self._counts["malformed_values"] += 1
+                log.debug("%s: a half hour of %s is not taken", self._device, at)
+        if repair.doubtful:
+            self._asked_half_hour = None  # asked for with the next poll
 
     def _half_hour(self, epc: int, edt: bytes | None) -> AtHalfHour | None:
         if not edt:

@@ -26,6 +26,15 @@ SETTLED = timedelta(minutes=10)
 MOST_KWH_PER_SLOT = Decimal(30)
 """60 kWh in an hour, times the coefficient of a meter behind transformers; more is a spoilt digit."""
 
+POSSIBLE_YEARS = range(2010, 2100)
+"""Route B began after, and no device will run until; a date outside is spoilt whatever any clock says."""
+NOTICED_FOR = timedelta(days=2)
+"""EA and EB tell the last half hour; nothing that is much older can be meant."""
+EARLY = timedelta(minutes=10)
+"""A meter whose clock is ahead by more must say a moment again before it is taken."""
+MOST_OFF = timedelta(days=1)
+"""Clocks that differ by more: no moment of the meter is taken."""
+
 REGISTERS = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
 
 
@@ -79,7 +88,8 @@ class Ledger:
         table = kept if isinstance(kept, dict) else {}
         since = table.get("since")
         if isinstance(since, int) and 0 < since < 2**32:
-            self.since = datetime.fromtimestamp(since, JST)
+            at = datetime.fromtimestamp(since, JST)
+            self.since = at if at.year in POSSIBLE_YEARS else None
         days = table.get("days")
         for text, masks in days.items() if isinstance(days, dict) else ():
             self._restore(text, masks)
@@ -92,7 +102,7 @@ class Ledger:
             day, numbers = date.fromisoformat(text), [int(str(mask), 16) for mask in masks]
         except ValueError:
             return
-        if all(0 <= number < 1 << SLOTS for number in numbers):
+        if day.year in POSSIBLE_YEARS and all(0 <= number < 1 << SLOTS for number in numbers):
             self._days[day] = Day(dict(zip(REGISTERS, numbers[:2], strict=True)), numbers[2], numbers[3])
 
     def as_json(self) -> dict[str, Json]:
@@ -139,6 +149,13 @@ class Ledger:
         kept = self._days.setdefault(day, Day())
         kept.absent |= 1 << slot
         self._bound()
+
+    def forget_after(self, tomorrow: date) -> None:
+        """Forget what cannot have been: it would stand before all that is still to come."""
+        for day in [day for day in self._days if day > tomorrow]:
+            del self._days[day]
+        if self.since is not None and self.since.date() > tomorrow:
+            self.since = None
 
     def start_anew(self, since: datetime | None) -> None:
         """Forget the former meter's memory: nothing up to `since` is taken from the new one."""
@@ -192,6 +209,44 @@ class Ledger:
     def _bound(self) -> None:
         while len(self._days) > KEPT_DAYS:
             del self._days[min(self._days)]
+
+
+class Moments:
+    """Which moments, of those that a meter names with EA and EB, can be; what is doubtful must be answered again."""
+
+    def __init__(self) -> None:
+        self._doubted: set[datetime] = set()
+
+    @property
+    def doubtful(self) -> bool:
+        """Tell whether the meter should be asked once more."""
+        return bool(self._doubted)
+
+    def taken(
+        self, named: Iterable[datetime], now: datetime | None, newest: datetime | None, *, answered: bool
+    ) -> set[datetime]:
+        """Return those of one frame that can be; `now` by the best clock there is, `answered` for the answer to a Get.
+
+        A doubtful moment is taken when an answer names it again.
+        """
+        moments = set(named)
+        sure = {at for at in moments if _is_sure(at, now, newest)}
+        doubtful = {at for at in moments - sure if _may_be(at, now)}
+        confirmed = doubtful & self._doubted if answered else set()
+        self._doubted = doubtful - confirmed
+        return sure | confirmed
+
+
+def _is_sure(at: datetime, now: datetime | None, newest: datetime | None) -> bool:
+    if now is not None:
+        return -EARLY <= now - at <= NOTICED_FOR
+    return newest is not None and -MOST_OFF <= newest - at <= NOTICED_FOR
+
+
+def _may_be(at: datetime, now: datetime | None) -> bool:
+    if now is not None:
+        return -MOST_OFF <= now - at <= NOTICED_FOR
+    return at.year in POSSIBLE_YEARS
 
 
 def implausible(counts: Sequence[int | None], scaling: Scaling) -> str | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from drivers.api import Clock, Emit, Event, Json, Memory, RefusedError, Sample, Value
 from drivers.route_b import echonet, history, meter
 from drivers.route_b.echonet import Frame, FrameError
-from drivers.route_b.history import Ledger
+from drivers.route_b.history import Ledger, Moments
 from drivers.route_b.meter import JST, Scaling
 from drivers.route_b.requests import NoAnswerError, Question
 
@@ -27,6 +27,8 @@ LONGEST_PAUSE_POLLS = 32
 PATIENT_FAILURES = 5
 """After so many the daily event is told all the same, with what is missing."""
 CLOCK_OFF_MS = 60_000
+AGREE = timedelta(hours=1)
+"""Two readings of a clock that differ by more are not of the same clock."""
 REFUSES = "the meter does not let its memory be read"
 _MINUTE_MS = 60_000
 _SOURCES = {
@@ -57,6 +59,7 @@ class Repair:
         self._memory = memory
         self._offers = offers
         self._ledger = Ledger(memory.get("half_hours"))
+        self._moments = Moments()
         reported = memory.get("reported")
         self._reported = reported if isinstance(reported, str) else ""
         self._wanted: dict[date, bool] = {}  # day → whether to tell also what was told before
@@ -65,9 +68,11 @@ class Repair:
         self._doubted: tuple[date, _Readings] | None = None
         self._refuses = self._told_refusal = False
         self._now: datetime | None = None  # of the meter, when last heard of
+        self._heard_ms = 0  # of the boot clock, then
         self._clock_off: bool | None = None
         self.offset_s: int | None = None
         self.repaired = 0
+        self._forget_future()
 
     def resume(self, emit: Emit, memory: Memory) -> None:
         """Go on after the link was opened again."""
@@ -80,10 +85,12 @@ class Repair:
 
     def joined(self) -> None:
         """Look at today and yesterday at the next opportunity."""
+        self._forget_future()
         self._check, self._refuses, self._pause = True, False, 0
 
     def replaced(self) -> datetime | None:
         """Take nothing of the former meter's time from the new one; return that meter's last half hour."""
+        self._forget_future()
         self._ledger.start_anew(None)
         self._doubted, self._check = None, True
         return self._ledger.since
@@ -109,6 +116,15 @@ class Repair:
         lost: list[Json] = [day.isoformat() for day in wanted if day not in self._wanted]
         return {"planned": [day.isoformat() for day in wanted if day in self._wanted], "not_remembered": lost}
 
+    @property
+    def doubtful(self) -> bool:
+        """Tell whether the meter named a moment that it must name again before it is taken."""
+        return self._moments.doubtful
+
+    def taken(self, named: Iterable[datetime], *, answered: bool) -> set[datetime]:
+        """Return those of the moments of one frame that can be; `answered` when the frame answers a Get."""
+        return self._moments.taken(named, self._best_now(), self._ledger.newest(), answered=answered)
+
     async def pass_on(self, at: datetime, readings: Mapping[int, Decimal | None]) -> None:
         """Emit what the meter notified for a half hour, unless it was passed on before."""
         fresh = [register for register in readings if self._ledger.lacks(register, at)]
@@ -117,7 +133,7 @@ class Repair:
             last: Json = {"at": at.isoformat(), **{name: str(value) for name, value in values.items()}}
             await self._give(at, fresh, values, {"last_half_hour": last})
         if self._now is None or at > self._now:
-            self._now = at.astimezone(JST)
+            self._hear(at.astimezone(JST))
             self._check = True
 
     async def step(self, asks: Asks, scaling: Scaling | None) -> None:
@@ -157,21 +173,53 @@ class Repair:
 
     # The meter's own time.
 
+    def _hear(self, now: datetime) -> None:
+        self._now, self._heard_ms = now, self._clock.boot_ms()
+
+    def _best_now(self) -> datetime | None:
+        """Return the time by the gateway's clock; without it by the meter's, when that was heard of; else None."""
+        unix_ms = self._clock.unix_ms()
+        if unix_ms is not None:
+            return datetime.fromtimestamp(unix_ms / 1000, JST)
+        if self._now is None:
+            return None
+        return self._now + timedelta(milliseconds=self._clock.boot_ms() - self._heard_ms)
+
+    def _forget_future(self) -> None:
+        if self._clock.unix_ms() is not None and (now := self._best_now()) is not None:
+            self._ledger.forget_after(now.date() + timedelta(days=1))
+
     async def _meter_now(self, asks: Asks) -> datetime:
-        """Return the meter's date and minute; without 97 and 98, its last half hour. Raises NoAnswerError."""
+        """Return the meter's date and minute, twice the same where it surprises; raises NoAnswerError, FrameError."""
+        now, asked_ms, of_clock = await self._ask_now(asks)
+        expected = self._best_now()
+        if expected is None or abs(now - expected) > history.MOST_OFF:
+            first = now
+            now, asked_ms, of_clock = await self._ask_now(asks)
+            if abs(now - first) > AGREE:
+                raise NoAnswerError(f"the meter says that it is {first}, and then {now}")
+        if of_clock:
+            await self._check_clock(now, asked_ms)
+        if asked_ms is not None and expected is not None and abs(now - expected) > history.MOST_OFF:
+            raise NoAnswerError("the meter's date is off by more than a day: what it remembers has no sure date")
+        self._hear(now)
+        return now
+
+    async def _ask_now(self, asks: Asks) -> tuple[datetime, int | None, bool]:
+        """Return the meter's date and minute, when it was asked, and whether its clock said so, or its last reading."""
         asked_ms = self._clock.unix_ms()
+        told = [b"", b""]
         if self._offers(meter.DATE):
             frame = await asks.get([meter.TIME, meter.DATE])
             told = [frame.properties.get(epc) or b"" for epc in (meter.TIME, meter.DATE)]
-            if all(told):
-                now = meter.clock(*told)
-                await self._check_clock(now, asked_ms)
-                return now
-        frame = await asks.get([meter.IMPORT_AT_30MIN])
-        reading = meter.at_half_hour(frame.properties.get(meter.IMPORT_AT_30MIN) or b"")
-        if reading.at is None:
+        if of_clock := all(told):
+            now: datetime | None = meter.clock(*told)
+        else:
+            frame = await asks.get([meter.IMPORT_AT_30MIN])
+            now = meter.at_half_hour(frame.properties.get(meter.IMPORT_AT_30MIN) or b"").at
+        if now is None or now.year not in history.POSSIBLE_YEARS:
             raise NoAnswerError("the meter does not know what day it is")
-        return reading.at
+        return now, asked_ms, of_clock
 
     async def _check_clock(self, now: datetime, asked_ms: int | None) -> None:
         """Compare with the host's clock; the meter tells no seconds, and its answer took a while."""

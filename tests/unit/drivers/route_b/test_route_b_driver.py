@@ -17,8 +17,8 @@ from drivers.route_b.echonet import FrameError
 from drivers.route_b.session import Timeouts
 
 SCALING = "62" + "03E100D300D700"
-C02 = "1081000102880105FF017302EA0B07E70C13001E000000458EEB0B07E70C13001E0000000015"
-H01 = "1081029F02880105FF017402EA0B07E501121200000000FBD2EB0B07E5011212000000000009"
+C02 = "1081000102880105FF017302EA0B07EA051F001E000000458EEB0B07EA051F001E0000000015"
+H01 = "1081029F02880105FF017402EA0B07EA051F1200000000FBD2EB0B07EA051F12000000000009"
 H02 = "1081029F05FF010288017A02EA00EB00"
 ROUTE_B_ID, PASSWORD = "00112233445566778899AABBCCDDEEFF", "0123456789AB"
 CREDENTIALS = f'{{"id": "{ROUTE_B_ID}", "password": "{PASSWORD}"}}'
@@ -326,7 +326,7 @@ async def test_half_hourly_readings_are_timed_by_the_meter_and_passed_on_once(do
     first, second = bench.half_hours
     assert first.at.isoformat() == "2026-05-31T15:00:00+00:00"
     assert first.values == {"import_energy_at_30min_kwh": Decimal("10.0"), "export_energy_at_30min_kwh": Decimal("0.3")}
-    assert second.at.isoformat() == "2023-12-18T15:30:00+00:00"
+    assert second.at.isoformat() == "2026-05-30T15:30:00+00:00"
     assert second.values == {
         "import_energy_at_30min_kwh": Decimal("1780.6"),
         "export_energy_at_30min_kwh": Decimal("2.1"),
@@ -382,9 +382,9 @@ async def test_another_meter_behind_a_new_session_is_asked_for_its_own_unit(dong
 async def test_a_half_hour_out_of_step_or_broken_is_dropped_and_counted(dongle, working):
     async with working(dongle) as bench:
         await bench.until(lambda: bench.half_hours)
-        dongle.datagram("1081000102880105FF017301EA0B07E70C13001E010000458E")  # one second late
-        dongle.datagram("1081000102880105FF017301EA0B07E70D13001E000000458E")  # month 13
-        dongle.datagram("1081000102880105FF017301EA0B07E70C13001E00FFFFFFFE")  # no count
+        dongle.datagram("1081000102880105FF017301EA0B07EA051F001E010000458E")  # one second late
+        dongle.datagram("1081000102880105FF017301EA0B07EA0D13001E000000458E")  # month 13
+        dongle.datagram("1081000102880105FF017301EA0B07EA051F001E00FFFFFFFE")  # no count
         dongle.datagram("1081000102880105FF017301EA05FFFFFFFFFF")
         dongle.datagram(C02)
         await bench.until(lambda: len(bench.half_hours) >= 2)
