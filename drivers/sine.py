@@ -17,6 +17,7 @@ from drivers.api import ConfigError, Context, Driver, Emit, Memory, Sample
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
 
+SUMMARY = "a sine wave in place of a device, to try the agent out and to copy for a driver of your own"
 DECIMALS = 3
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0.01, le=86_400)]

@@ -63,7 +63,9 @@ def _parsed(words: list[str]) -> argparse.Namespace:
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-agent", description="The agent of one house or pole.")
+    parser = argparse.ArgumentParser(
+        prog="edge-agent", description="The agent of one house or pole.", epilog="Each command explains itself: --help."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_text, run in (
         ("run", "serve the devices of CONFIG until stopped", _run),
@@ -124,7 +126,7 @@ def _add_foreign(commands: Any, words: list[str]) -> None:
             command.configure(parser)
             parser.set_defaults(run=command.run, box=_box)
         else:
-            commands.add_parser(name, help=f"brought by a driver; see edge-agent {name} --help", add_help=False)
+            commands.add_parser(name, help=registry.command_help(name).replace("%", "%%"), add_help=False)
 
 
 def _load(path: Path) -> Configuration:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from drivers.api import ConfigError, Context, Driver
@@ -16,6 +19,7 @@ COMMANDS = "edge_agent.commands"
 CHECKS = "edge_agent.checks"
 QUANTITY_TABLES = "edge_agent.quantities"
 
+_HELP = re.compile(r'(?m)^ *help = "(?P<text>[^"\\\n]+)"$')
 _EXTRAS = {
     "serial": "route-b",
     "serial_asyncio_fast": "route-b",
@@ -57,16 +61,27 @@ def _remedy(missing: str | None, point: metadata.EntryPoint) -> str:
 
 
 def summary(name: str) -> dict[str, str]:
-    """Return a driver's name, the first line its module says of itself, and the distribution it comes from."""
+    """Return a driver's name, what it is for (its module's SUMMARY), and the distribution it comes from."""
     point = next(point for point in metadata.entry_points(group=DRIVERS) if point.name == name)
     came_from = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
     try:
-        says = (import_module(point.module).__doc__ or "").strip().partition("\n")[0]
+        module = import_module(point.module)
+        says = getattr(module, "SUMMARY", None) or (module.__doc__ or "").strip().partition("\n")[0]
     except ModuleNotFoundError as error:
         says = f"not usable here: {_remedy(error.name, point)}"
     except ImportError as error:
         says = f"not usable here: {error}"
     return {"driver": name, "says": says, "from": came_from}
+
+
+def command_help(name: str) -> str:
+    """Return the `help` that a command's source states, without importing it; the way to it where it states none."""
+    point = next(point for point in metadata.entry_points(group=COMMANDS) if point.name == name)
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        spec = find_spec(point.module)  # imports the packages above the module, which are empty here
+        if spec and spec.origin and (stated := _HELP.search(Path(spec.origin).read_text("utf-8"))):
+            return stated["text"]
+    return f"see edge-agent {name} --help"
 
 
 def build(table: Mapping[str, Any], context: Context) -> Driver:

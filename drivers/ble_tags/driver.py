@@ -24,6 +24,8 @@ from drivers.ble_tags.passage import Arrived, Left, Passage, Passages, Rules
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
 
+SUMMARY = "Bluetooth watch-over tags that pass this pole; only enrolled ones are told"
+
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0

@@ -35,6 +35,8 @@ from drivers.route_b import echonet
 from drivers.route_b.echonet import Frame
 from drivers.settings import Table, convert
 
+SUMMARY = "ECHONET Lite devices at home over the network: PV, battery, EV charger, EcoCute; reads only"
+
 log = logging.getLogger(__name__)
 
 LOST_AFTER = 2

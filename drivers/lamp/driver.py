@@ -15,6 +15,8 @@ from drivers.lamp.link import LampLink
 from drivers.lamp.programme import ADDRESS, COUNT, OTHER, Programme, decode_look, name_of, programme_for
 from drivers.settings import Table, convert
 
+SUMMARY = "the lamp that shows the town's alert level, over Modbus TCP"
+
 log = logging.getLogger(__name__)
 
 SAMPLE_MS = 60_000

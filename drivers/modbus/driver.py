@@ -40,6 +40,8 @@ from drivers.modbus.register_map import RegisterMap
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
 
+SUMMARY = "inverters, batteries and meters over Modbus: TCP, RTU, RTU over TCP, SunSpec"
+
 log = logging.getLogger(__name__)
 
 SUNSPEC = "sunspec"

@@ -60,8 +60,35 @@ def test_the_shared_vocabulary_is_always_known():
 
 def test_a_summary_says_what_a_driver_is_and_where_it_comes_from():
     summary = registry.summary("sine")
-    assert summary["says"].startswith("A driver without a device")
+    assert summary["says"].startswith("a sine wave")
     assert summary["from"].startswith("edge-gateway ")
+
+
+def lines_for_installers():
+    drivers = [registry.summary(name)["says"] for name in registry.names(registry.DRIVERS)]
+    return drivers + [registry.command_help(name) for name in registry.names(registry.COMMANDS)]
+
+
+def test_every_driver_and_command_has_one_whole_line_for_an_installer():
+    for line in lines_for_installers():
+        assert 20 < len(line) < 100, line
+        assert line[-1] not in ",;:.", line
+        assert "--help" not in line, "states no help of its own"
+
+
+def test_a_commands_help_in_the_list_is_the_one_it_shows_itself():
+    for name in registry.names(registry.COMMANDS):
+        assert registry.command_help(name) == registry.load(registry.COMMANDS, name).help
+
+
+def test_a_command_whose_source_states_no_help_sends_the_reader_to_it(monkeypatch):
+    points = [
+        registry.metadata.EntryPoint(name, value, registry.COMMANDS)
+        for name, value in (("gone", "no_such_package.commands:command"), ("mute", "drivers.timescale:command"))
+    ]
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points)
+    assert registry.command_help("gone") == "see edge-agent gone --help"
+    assert registry.command_help("mute") == "see edge-agent mute --help"
 
 
 def test_quantities_that_a_device_declares_are_known_with_label_and_unit():
