@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from drivers.api import ConfigError, Context, Driver, Emit, Memory, Sample
+from drivers.api import ConfigError, Context, Driver, Emit, Event, Memory, Sample
 from drivers.polling import Ticks
 from drivers.settings import Table, convert
 
@@ -24,10 +24,12 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0.01, le=86_400)]
 
 
 class Settings(Table, frozen=True):
-    """The driver's own table: how often to sample, how long one wave takes, and where to note what was served."""
+    """The driver's own table: how often to sample, how long one wave takes, whether each wave's beginning is an event,
+    and where to note what was served."""
 
     poll_s: _Seconds = 10.0
     period_s: _Seconds = 60.0
+    events: bool = False
     log: str | None = None
 
 
@@ -50,14 +52,25 @@ class Sine:
         """Emit the wave at every tick until cancelled; raises ConfigError when the log cannot be written."""
         del memory  # a wave has nothing to remember
         ticks = Ticks(self._clock, self._settings.poll_s)
+        last_wave = None
         while True:
             await ticks.next()
             at = self._clock.boot_ms()
             values = {"sine_value": value_at(at, self._settings.period_s)}
-            self._note(at, values)
+            self._note(at, values=values)
             await emit(Sample(self.devices[0], at, values))
+            wave = at // round(1000 * self._settings.period_s)
+            if self._settings.events and wave != last_wave:
+                await self._tell_wave(at, wave, emit)
+            last_wave = wave
 
-    def _note(self, boot_ms: int, values: Mapping[str, float]) -> None:
+    async def _tell_wave(self, at: int, wave: int, emit: Emit) -> None:
+        event = Event(self.devices[0], "wave_began", at, {"wave": wave})
+        self._note(at, begun=event.id)
+        await emit(event)  # returns once the event cannot be lost any more
+        self._note(at, kept=event.id)
+
+    def _note(self, boot_ms: int, **what: Any) -> None:
         """Append what is about to be served to the log, as the simulators do, so that a test can judge the rest."""
         if self._settings.log is None:
             return
@@ -65,7 +78,7 @@ class Sine:
         line = {"t": real_ms, "sim": self._clock.unix_ms(), "device": self.devices[0], "boot_ms": boot_ms}
         try:
             with Path(self._settings.log).open("ab") as file:
-                file.write(msgspec.json.encode({**line, "values": values}) + b"\n")
+                file.write(msgspec.json.encode({**line, **what}) + b"\n")
         except OSError as error:
             raise ConfigError(
                 "log",

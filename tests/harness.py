@@ -118,7 +118,7 @@ class Town:
             },
         }
         if sine:
-            drivers["sine"] = {"driver": "sine", "poll_s": poll_s, "log": str(self.log("sine"))}
+            drivers["sine"] = {"driver": "sine", "poll_s": poll_s, "events": True, "log": str(self.log("sine"))}
         roles = {"grid": "meter", "pv": "inverter", "battery": "inverter"}
         path = self._write_agent(HOUSE, drivers, {"roles": roles, "outbox": {"write_after": write_after}})
         return self.python("house-agent", "edge_agent", "run", path)
@@ -248,6 +248,13 @@ def passages(database: Path, gateway: str) -> list[dict[str, Any]]:
             "SELECT kind, utc_ms, data FROM event WHERE gateway = ? AND personal <> 0 ORDER BY utc_ms", (gateway,)
         ).fetchall()
     return [{"kind": kind, "utc_ms": utc_ms, **json.loads(data)} for kind, utc_ms, data in found]
+
+
+def event_ids(database: Path, gateway: str, kind: str) -> list[str]:
+    """Return the ids of a kind of event that the aggregator holds."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT id FROM event WHERE gateway = ? AND kind = ?", (gateway, kind)).fetchall()
+    return [id_ for (id_,) in found]
 
 
 async def get(url: str) -> Any:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from drivers import contract
-from drivers.api import ConfigError, Context
+from drivers.api import ConfigError, Context, Event
 from drivers.contract import DictMemory, FastClock
 from drivers.sine import create, value_at
 
@@ -76,3 +76,16 @@ def test_a_wrong_table_says_which_key(table):
         create(Context("wave", FastClock(), no_secret), table)
     assert caught.value.key in table
     assert caught.value.remedy
+
+
+async def test_each_wave_begins_with_one_event_and_the_log_says_when_it_was_kept(tmp_path):
+    log = tmp_path / "served.jsonl"
+    items = await collect({"poll_s": 0.01, "period_s": 0.05, "events": True, "log": str(log)}, 20)
+    events = [item for item in items if isinstance(item, Event)]
+    waves = [event.data["wave"] for event in events]
+    assert len(waves) > 2
+    assert waves == sorted(set(waves))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    begun, kept = ([line[name] for line in lines if name in line] for name in ("begun", "kept"))
+    assert [event.id for event in events] == begun[: len(events)]
+    assert kept == begun[: len(kept)]
