@@ -29,11 +29,12 @@ from edge_agent.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
-DRIVERS_STOP_S = 1.5
+DRIVERS_STOP_S = 6.5
+"""Long enough for a driver that puts a battery back over a slow line; all others leave at once."""
 UPLINK_STOP_S = 1.5
 VITAL_STOP_S = 0.5
-LEAVE_S = 4.8
-"""A stop takes no longer, whatever a driver does: the kernel ends the process then."""
+LEAVE_S = 9.8
+"""A stop takes no longer, whatever a driver does: the kernel ends the process then, and systemd not before (20 s)."""
 READ_WAIT_S = 20.0
 """How long a `read` waits for a device that has not answered since the agent began: longer than usual polls."""
 META_PERIOD_S = 10.0

@@ -26,6 +26,8 @@ MOST_STEPS = 6
 """More steps than these in one go are none: undo, do, and one failure of each."""
 MOST_SENDS = 3
 """A write whose read-back shows the former value is sent again at most so often."""
+MOST_FAREWELLS = 2
+"""One lost answer must not leave a mode on for as long as the agent is stopped."""
 STUCK_AFTER = 3
 """Failed attempts to restore after which a person is told."""
 DEFAULT_FOR_S = 3_600.0
@@ -135,12 +137,13 @@ class Keeper:
         self._emit = self._memory = None
 
     async def leave(self) -> None:
-        """The agent stops: normal again, if the device lets us."""
+        """The agent stops: normal again, if the device lets us; what fails is tried once more at once."""
         self._leaving = True
-        self.policy.away("the agent stopped")
-        if self.may_write and self.policy.owes:
-            async with self._lock:
-                await self._step()
+        for _ in range(MOST_FAREWELLS):
+            self.policy.away("the agent stopped")
+            if self.may_write and self.policy.owes:
+                async with self._lock:
+                    await self._step()
 
     def hear(self, payload: bytes) -> None:
         """Take in the town's alert level."""

@@ -57,8 +57,11 @@ OWING_WAIT_S = 30.0
 Within a minute of its return it is back in normal: the wait, a failing attempt to connect, the pause after it, and some
 ten requests.
 """
-LEAVE_S = 1.5
-"""To put batteries back when the driver is stopped; the next start does what this does not reach."""
+LEAVE_S = 6.0
+"""To put batteries back when the driver is stopped; the next start does what this does not reach.
+
+Ten requests of 250 ms, one lost answer, and what was not done then once more. The agent waits a little longer.
+"""
 
 Transport: TypeAlias = Literal["tcp", "rtu_over_tcp", "serial"]
 Seconds = Annotated[float, Meta(ge=0.05, le=30)]

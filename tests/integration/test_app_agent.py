@@ -350,13 +350,14 @@ async def test_a_loop_that_hangs_starves_the_watchdog(written, monkeypatch, name
         await until(lambda: agent.pulse.stuck() == [name])
 
 
-async def test_a_driver_that_will_not_leave_does_not_cost_what_the_others_said(outside, written, caplog):
+async def test_a_driver_that_will_not_leave_does_not_cost_what_the_others_said(outside, written, caplog, monkeypatch):
+    monkeypatch.setattr("edge_agent.app.DRIVERS_STOP_S", 1.0)
     path = written({"bad": {"driver": "outside", "how": "stubborn"}, "wave": sine()})
     agent = Agent(config.load(path))
     running = asyncio.ensure_future(agent.run())
     await until(lambda: agent.supervisors and agent.supervisors["wave"].ok >= 3)
     agent.stop()
-    await until(lambda: "driver bad does not leave" in caplog.text, 4)
+    await until(lambda: "driver bad does not leave" in caplog.text, 6)
     from edge_agent import outbox
 
     await until(lambda: outbox.stat(agent.configuration.outbox_path)["by_topic"]["telemetry"], 4)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from drivers.api import Context
 from drivers.contract import DictMemory
 from drivers.modbus.driver import create
 from edge_agent import backoff
+from edge_agent.app import DRIVERS_STOP_S
 from edge_agent.supervisor import Supervisor
 from simulators.house import House
 from simulators.inverter import InverterServer, _Connection, units_of
@@ -191,4 +193,30 @@ async def test_a_restarted_inverter_is_back_in_normal_within_a_minute(wire, unlu
         wire.control.restart()
         if hangs_up:
             wire.ends[1].abort()
+        assert await wire.until(lambda: wire.control.is_normal, 300) <= MINUTE_S
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments"), [("charge", {"power_w": 1500}), ("discharge_to_load", {"power_w": 1200})]
+)
+@pytest.mark.parametrize("lost", [None, *range(10)])
+async def test_a_stop_undoes_all_at_200_ms_an_answer_and_with_one_answer_lost(wire, mode, arguments, lost):
+    wire.answer_s = 0.2
+    answers = itertools.count()
+    async with wire.supervised(wire.build()) as supervisor:
+        await wire.told(supervisor, mode, **arguments)
+        wire.lose = lambda: next(answers) == lost
+    assert wire.control.changed() == {}
+    assert wire.memory.get("battery/inverter") is None
+
+
+async def test_a_stop_beside_a_mute_inverter_ends_in_time_and_the_next_start_undoes(wire):
+    async with wire.supervised(wire.build()) as supervisor:
+        await wire.told(supervisor, "hold")
+        wire.lose = lambda: True
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < DRIVERS_STOP_S
+    assert not wire.control.is_normal
+    wire.lose = lambda: False
+    async with wire.supervised(wire.build()):
         assert await wire.until(lambda: wire.control.is_normal, 300) <= MINUTE_S
