@@ -520,9 +520,10 @@ def simulator(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(90)
 @both
-def test_the_peer_momonga_reads_what_the_served_log_says(tmp_path, dialect, simulator):
+def test_the_peer_momonga_our_driver_and_the_served_log_agree(tmp_path, dialect, simulator):
     log = tmp_path / "served"
-    simulator(dialect, "--log", str(log), "--start", "2026-06-01T12:10:00+09:00", "--seed", "3")
+    almost_still = ("--start", "2026-06-01T12:10:00+09:00", "--speed", "0.001")
+    simulator(dialect, "--log", str(log), "--seed", "3", *almost_still)
     with Momonga(ID, "0123456789AB", str(tmp_path / "meter")) as peer:
         power = peer.get_instantaneous_power()
         current = peer.get_instantaneous_current()
@@ -537,3 +538,25 @@ def test_the_peer_momonga_reads_what_the_served_log_says(tmp_path, dialect, simu
     assert round(current["t phase current"], 1) == said["current_t_a"]
     assert f"{imported:.1f}" == said["import_energy_kwh"]
     assert f"{exported:.1f}" == said["export_energy_kwh"]
+    ours = read_with_our_driver(tmp_path)
+    assert ours["grid_power_w"] == power
+    assert ours["current_r_a"] == said["current_r_a"]
+    assert ours["current_t_a"] == said["current_t_a"]
+    assert ours["import_energy_kwh"] == round(imported, 1)
+    assert ours["export_energy_kwh"] == round(exported, 1)
+
+
+def read_with_our_driver(folder):
+    """Return what `edge-agent read --json` says of the meter."""
+    (folder / "route-b").write_text(json.dumps({"id": ID, "password": "0123456789AB"}))
+    (folder / "route-b").chmod(0o600)
+    config = folder / "house.yaml"
+    config.write_text(
+        "gateway: {id: house-001}\nclock: {trust: system}\nmqtt: {host: 127.0.0.1}\n"
+        f"state_directory: {folder}/state\nsecrets_directory: {folder}\n"
+        f"drivers: {{meter: {{driver: route_b, port: {folder}/meter, credentials: route-b}}}}\n"
+    )
+    words = [sys.executable, "-m", "edge_agent", "read", "--json", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[0])["values"]
