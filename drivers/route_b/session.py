@@ -358,7 +358,7 @@ class Session:
                 log.debug("< EVENT %02X %s", item.number, item.parameter)
                 self._take_event(item)
             case PanaFrame():
-                self._pana_frames += 1
+                self._pana_frames += item.mac == self._mac  # a neighbour's say nothing of our credentials
             case Pan():
                 if len(self._pans) < MAX_PANS:
                     self._pans.append(item)

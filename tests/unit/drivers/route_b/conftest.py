@@ -79,9 +79,9 @@ class Dongle:
         head = f"ERXUDP {METER} {ME} {port} {port} {mac} {lqi and lqi + ' '}{secured}{self.side}"
         self.say(f"{head} {len(frame) // 2:04X} {frame}\r\n")
 
-    def pana(self):
+    def pana(self, mac=MAC):
         secret = (b"SM" + ROUTE_B_ID.encode()).hex().upper()
-        self.datagram("00000068" + "00" * 30 + secret + "00" * 36, secured=0, port="02CC")
+        self.datagram("00000068" + "00" * 30 + secret + "00" * 36, mac=mac, secured=0, port="02CC")
 
     async def until(self, condition):
         """Wait until something received makes `condition()` true."""

@@ -293,6 +293,19 @@ async def test_a_join_without_any_answer_is_tried_again_not_called_refused(dongl
     assert [event.kind for event in bench.events] == ["device_lost"]
 
 
+async def test_authentication_frames_of_a_neighbours_meter_make_no_refusal(dongle, working):
+    def decline():
+        dongle.say("OK\r\n")
+        dongle.pana(mac="FFEEDDCCBBAA9988")
+        dongle.event(24)
+
+    dongle.answers["SKJOIN"] = decline
+    async with working(dongle) as bench:
+        await dongle.until(lambda: dongle.count("SKJOIN") >= 3)
+        assert bench.error is None
+        assert bench.driver.status()["refusals"] == 0
+
+
 async def test_a_session_that_is_still_open_is_closed_before_the_join(dongle, working):
     replies = iter(["FAIL ER05\r\n"])
     dongle.answers["SKJOIN"] = lambda: next(replies, dongle._usual("SKJOIN"))
