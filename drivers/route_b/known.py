@@ -51,7 +51,7 @@ class Known:
         self._device = device
         self._clock = clock
         self._listed: frozenset[int] | None = None
-        self._learnt: set[int] = set()
+        self._learnt: dict[int, int] = {}  # refused property → boot ms at which it is tried again
         self._refusals: dict[int, int] = {}
         self._tried = 0
         self._mac = ""
@@ -68,12 +68,15 @@ class Known:
     @property
     def refused(self) -> list[str]:
         """Return the properties that are not asked for any more, in hex."""
-        return [f"{epc:02X}" for epc in sorted(self._learnt)]
+        return [f"{epc:02X}" for epc in sorted(self._learnt) if self._is_refused(epc)]
+
+    def _is_refused(self, epc: int) -> bool:
+        return self._clock.boot_ms() < self._learnt.get(epc, 0)
 
     def offers(self, epc: int) -> bool:
         """Tell whether it makes sense to ask for a property."""
         listed = epc not in _ONLY_WHEN_LISTED if self._listed is None else epc in self._listed
-        return listed and epc not in self._learnt
+        return listed and not self._is_refused(epc)
 
     def offered(self, epcs: Iterable[int]) -> list[int]:
         """Return those of some properties that it makes sense to ask for, at most six."""
@@ -87,12 +90,18 @@ class Known:
         pan = memory.get("pan")
         self._mac = str(pan.get("mac") or "") if isinstance(pan, dict) else ""
         kept = _table(memory.get("properties"))
-        now = self._clock.unix_ms()
-        until = kept.get("until")
-        fresh = now is None or (isinstance(until, int) and now < until)
-        self._learnt = set(_epcs(kept.get("refused"))) if kept.get("of") == self._mac and fresh else set()
+        self._learnt = self._restored(kept.get("refused")) if kept.get("of") == self._mac else {}
         self._refusals.clear()
         self._former, self._registers = self._registers or self._former, {}
+
+    def _restored(self, kept: Json) -> dict[int, int]:
+        """Return when each remembered refusal is tried again by the boot clock; without UTC in a day."""
+        now, boot = self._clock.unix_ms(), self._clock.boot_ms()
+        untils = {epc: until for epc, until in _epcs(kept).items() if now is None or until > now}
+        return {
+            epc: boot + (REFUSED_FOR_MS if now is None else min(until - now, REFUSED_FOR_MS))
+            for epc, until in untils.items()
+        }
 
     @property
     def needs_name(self) -> bool:
@@ -120,7 +129,7 @@ class Known:
             log.warning("%s: the meter names no valid unit; its energies stay unknown", self._device)
         self.scaled = True
         now: dict[str, Json] = {"of": self._mac, "map": _hex(frame), "scaling": _hex(scaling)}
-        kept_refusals: dict[str, Json] = {key: same[key] for key in ("refused", "until") if key in same}
+        kept_refusals: dict[str, Json] = {key: same[key] for key in ("refused",) if key in same}
         if now | kept_refusals != kept:
             await memory.update({"properties": now | kept_refusals})
 
@@ -131,13 +140,16 @@ class Known:
         news = False
         for epc, edt in frame.properties.items():
             self._refusals[epc] = 0 if edt else self._refusals.get(epc, 0) + 1
-            if self._refusals[epc] >= REFUSALS and epc not in self._learnt:
-                self._learnt.add(epc)
+            if self._refusals[epc] >= REFUSALS and not self._is_refused(epc):
+                self._learnt[epc] = self._clock.boot_ms() + REFUSED_FOR_MS
+                self._refusals[epc] = 0  # tried again, it must be refused as often to count
                 news = True
         if news:
-            refused: list[Json] = [*self.refused]
-            until = (self._clock.unix_ms() or 0) + REFUSED_FOR_MS
-            await memory.update({"properties": _table(memory.get("properties")) | {"refused": refused, "until": until}})
+            ahead_ms = (self._clock.unix_ms() or 0) - self._clock.boot_ms()
+            refused: dict[str, Json] = {
+                f"{epc:02X}": until + ahead_ms for epc, until in self._learnt.items() if self._is_refused(epc)
+            }
+            await memory.update({"properties": _table(memory.get("properties")) | {"refused": refused}})
 
     def note_registers(self, values: Mapping[str, Value], at_ms: int) -> None:
         """Remember the registers just read: the first of this meter, and the last should it be exchanged."""
@@ -230,9 +242,13 @@ def _table(kept: Json) -> dict[str, Json]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _epcs(texts: Json) -> list[int]:
-    found = [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
-    return [int(text, 16) for text in found if len(text) == 2 and all(digit in "0123456789ABCDEF" for digit in text)]
+def _epcs(kept: Json) -> dict[int, int]:
+    """Return property → UTC in ms of what is remembered; whatever makes no sense is left out."""
+    return {
+        int(text, 16): until
+        for text, until in _table(kept).items()
+        if len(text) == 2 and all(digit in "0123456789ABCDEF" for digit in text) and isinstance(until, int)
+    }
 
 
 def _is_another(kept: Mapping[str, Json], serial: Json, mac: str) -> bool:
