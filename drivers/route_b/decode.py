@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -14,7 +15,9 @@ from drivers.api import MalformedError
 from drivers.route_b import echonet, meter
 from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.meter import Scaling
-from drivers.route_b.skstack import PanaFrame, parse_erxudp
+from drivers.route_b.skstack import Datagram, PanaFrame, end_of_binary_erxudp, parse_binary_erxudp, parse_erxudp
+
+T = TypeVar("T")
 
 MAX_INPUT_BYTES = 16 * 1024
 """Longer lines are refused; the longest ERXUDP line has 2.6 KB."""
@@ -31,7 +34,9 @@ class DecodeCommand:
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("text", nargs="*", metavar="TEXT", help="a frame or a line; without any, lines of stdin")
+        parser.add_argument(
+            "text", nargs="*", metavar="TEXT", help="a frame or a line; without any, lines of stdin, raw bytes too"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object a line")
         parser.add_argument("--unit", type=_unit, metavar="KWH", help="kWh per count (EPC E1), such as 0.1")
         parser.add_argument("--coefficient", type=_coefficient, metavar="N", help="coefficient (EPC D3), default 1")
@@ -41,7 +46,7 @@ class DecodeCommand:
         scaling = _scaling(arguments.unit, arguments.coefficient)
         all_good = True
         for text in _inputs(arguments.text):
-            answer = decode_text(text, scaling)
+            answer = decode_text(text, scaling) if isinstance(text, str) else decode_binary(text, scaling)
             all_good = all_good and answer["ok"]
             shown = _encoder.encode(answer).decode() if arguments.json else "\n".join(_lines(answer))
             sys.stdout.write(shown + "\n")
@@ -56,6 +61,14 @@ def decode_text(text: str, scaling: Scaling | None = None) -> dict[str, Any]:
     """Return the answer of `decode --json` to one input, as an object; never raises."""
     try:
         return explain(echonet.decode(_frame_bytes(text)), scaling)
+    except FrameError as error:
+        return {"ok": False, "error": error.reason, "offset": error.offset}
+
+
+def decode_binary(line: bytes, scaling: Scaling | None = None) -> dict[str, Any]:
+    """Return the same answer to an ERXUDP line with raw bytes for data; never raises."""
+    try:
+        return explain(echonet.decode(_datagram_bytes(parse_binary_erxudp, line, line.find(b"ERXUDP"))), scaling)
     except FrameError as error:
         return {"ok": False, "error": error.reason, "offset": error.offset}
 
@@ -88,7 +101,7 @@ def _frame_bytes(text: str) -> bytes:
     if len(text) > MAX_INPUT_BYTES:
         raise FrameError(f"longer than {MAX_INPUT_BYTES} characters", MAX_INPUT_BYTES)
     if (at := text.find("ERXUDP")) >= 0:
-        return _datagram_bytes(text, at)
+        return _datagram_bytes(parse_erxudp, text.strip(), at)
     digits = "".join(text.split())
     for place, digit in enumerate(text):
         if not digit.isspace() and digit not in "0123456789abcdefABCDEF":
@@ -98,9 +111,9 @@ def _frame_bytes(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
-def _datagram_bytes(text: str, at: int) -> bytes:
+def _datagram_bytes(parse: Callable[[T], Datagram | PanaFrame], line: T, at: int) -> bytes:
     try:
-        found = parse_erxudp(text.strip())
+        found = parse(line)
     except MalformedError as error:
         raise FrameError(str(error), at) from error
     if isinstance(found, PanaFrame):
@@ -108,22 +121,37 @@ def _datagram_bytes(text: str, at: int) -> bytes:
     return found.data
 
 
-def _inputs(arguments: list[str]) -> Iterator[str]:
+def _inputs(arguments: list[str]) -> Iterator[str | bytes]:
     """Yield the inputs: the arguments, or the lines of stdin, blank ones included so that answers stay in step."""
     if arguments[:1] == ["ERXUDP"]:  # an unquoted line
         yield " ".join(arguments)
     elif arguments:
         yield from arguments
     else:
-        yield from _stdin_lines()
+        yield from _stdin_lines(sys.stdin.buffer)
 
 
-def _stdin_lines() -> Iterator[str]:
-    stream = sys.stdin.buffer
-    while line := stream.readline(MAX_INPUT_BYTES + 1):
-        while not line.endswith(b"\n") and (rest := stream.readline(MAX_INPUT_BYTES)):
-            line = line[: MAX_INPUT_BYTES + 1] + rest[-1:]  # too long: keep enough to be refused, read on to its end
+def _stdin_lines(stream: BinaryIO) -> Iterator[str | bytes]:
+    """Yield lines as text; an ERXUDP with raw data as bytes, over line ends inside the data."""
+    ahead: deque[bytes] = deque()
+    while line := ahead.popleft() if ahead else _stdin_line(stream):
+        if (end := end_of_binary_erxudp(line)) is not None:
+            taken = [line]
+            while sum(map(len, taken)) <= end and (more := ahead.popleft() if ahead else _stdin_line(stream)):
+                taken.append(more)
+            whole = b"".join(taken)
+            if len(whole) >= end and not whole[end:].strip(b"\r\n"):
+                yield whole[:end]
+                continue
+            ahead.extendleft(reversed(taken[1:]))  # it was cut short: what follows are lines of their own
         yield line.decode("ascii", "replace").rstrip("\r\n")
+
+
+def _stdin_line(stream: BinaryIO) -> bytes:
+    line = stream.readline(MAX_INPUT_BYTES + 1)
+    while line and not line.endswith(b"\n") and (rest := stream.readline(MAX_INPUT_BYTES)):
+        line = line[: MAX_INPUT_BYTES + 1] + rest[-1:]  # too long: keep enough to be refused, read on to its end
+    return line
 
 
 def _scaling(unit_kwh: Decimal | None, coefficient: int | None) -> Scaling | None:

@@ -272,12 +272,32 @@ def _datagram(head: re.Match[bytes], data: bytes) -> Datagram | PanaFrame:
 
 def parse_erxudp(text: str) -> Datagram | PanaFrame:
     """Return the one ERXUDP line (hex data, either dialect) that a text is; raises MalformedError."""
-    events = SkReader().feed(text.encode("ascii", "replace") + b"\r\n")
+    return _only_datagram(SkReader().feed(text.encode("ascii", "replace") + b"\r\n"))
+
+
+def parse_binary_erxudp(line: bytes) -> Datagram | PanaFrame:
+    """Return the one ERXUDP line (raw data, either dialect) that some bytes are; raises MalformedError."""
+    return _only_datagram(SkReader(binary=True).feed(line + b"\r\n"))
+
+
+def _only_datagram(events: list[Incoming]) -> Datagram | PanaFrame:
     found = [event for event in events if isinstance(event, Datagram | PanaFrame)]
     if len(found) == 1:
         return found[0]
     reasons = [event.reason for event in events if isinstance(event, Noise)]
     raise MalformedError(reasons[0] if reasons else "no ERXUDP line")
+
+
+def end_of_binary_erxudp(line: bytes) -> int | None:
+    """Return where the raw data end of the ERXUDP that begins in `line`, perhaps behind it; None when it has no such.
+
+    Raw data are told from hex digits by their first byte: 10 of ECHONET Lite, 00 of PANA.
+    """
+    head = _ERXUDP.search(line)
+    if head is None or line[head.end() : head.end() + 1] not in {b"\x10", b"\x00"}:
+        return None
+    size = int(head[8], 16)
+    return head.end() + size if size <= MAX_DATA_BYTES else None
 
 
 def dbm(lqi: int) -> float:

@@ -137,13 +137,57 @@ def test_an_unknown_service_is_shown_as_it_is(capsys):
     assert answer(capsys, H + "0001E70400000001")["esv"] == "00"
 
 
-def test_lines_of_stdin_are_answered_one_by_one(capsys, monkeypatch):
+@pytest.fixture
+def stdin(capsys, monkeypatch):
+    """`stdin(bytes)` returns what `decode --json` answers to them, an object a line."""
+
+    def answered(raw):
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": io.BytesIO(raw)}))
+        code, answers = run(capsys, "--json")
+        found = [json.loads(line) for line in answers]
+        assert code == (0 if all(one["ok"] for one in found) else 1)
+        return found
+
+    return answered
+
+
+def test_lines_of_stdin_are_answered_one_by_one(stdin):
     lines = [E02.encode(), b"", b"\xff\xfe", b"0" * (3 * MAX_INPUT_BYTES), E02.encode()]
-    stream = io.BytesIO(b"\r\n".join(lines))
-    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": stream}))
-    code, answers = run(capsys, "--json")
-    assert code == 1
-    assert [json.loads(line)["ok"] for line in answers] == [True, False, False, False, True]
+    assert [one["ok"] for one in stdin(b"\r\n".join(lines))] == [True, False, False, False, True]
+
+
+CAPTURED = "1081000102880105FF017201E704000001F8"
+WITH_LINE_ENDS = H + "7203E704000D0A0AE80400280D0AE0040D0A0D0A"
+
+
+def raw_line(frame, size=None):
+    """An ERXUDP of a dongle that passes raw bytes on; with CAPTURED it is a line such a dongle really sent."""
+    data = bytes.fromhex(frame)
+    return erxudp(f"1 0 {len(data) if size is None else size:04X} ").encode() + data
+
+
+@pytest.mark.parametrize("frame", [CAPTURED, WITH_LINE_ENDS])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b""])
+def test_a_line_with_raw_data_is_explained_as_the_same_frame_in_digits(stdin, capsys, frame, end):
+    assert stdin(raw_line(frame) + end) == [answer(capsys, frame)]
+    assert stdin(b"SKSENDTO" + raw_line(frame) + end) == [answer(capsys, frame)]
+
+
+def test_lines_with_raw_data_stay_in_step_with_all_others(stdin):
+    text = erxudp("1 0 0012 " + CAPTURED).encode()
+    lines = [E02.encode(), raw_line(WITH_LINE_ENDS), b"", text, raw_line(CAPTURED), b"EVENT 25", raw_line(CAPTURED)]
+    assert [one["ok"] for one in stdin(b"\r\n".join(lines))] == [True, True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("size", [0x11, 0x13, 0x20, 0x4D0, 0x4D1, 0xFFFF])
+def test_a_line_whose_raw_data_have_another_length_spoils_no_other(stdin, size):
+    lines = [raw_line(CAPTURED, size), E02.encode(), raw_line(CAPTURED), b""]
+    assert [one["ok"] for one in stdin(b"\r\n".join(lines))] == [False, True, True]
+
+
+def test_an_authentication_frame_in_raw_bytes_is_refused_as_such(stdin):
+    (found,) = stdin(raw_line("0000000A" + "0D0A" * 18).replace(b"0E1A", b"02CC") + b"\r\n")
+    assert "PANA" in found["error"]
 
 
 def test_a_person_reads_names_values_and_units(capsys):
