@@ -99,6 +99,34 @@ def test_simulated_values_are_shown_long_enough_to_be_seen(town):
     assert town.flow()["grid_power_w"] is None
 
 
+def test_in_simulated_time_the_last_values_that_belong_together_stay_shown(town):
+    town.hear("health", {"clock": "simulated"})
+    town.now("meter", grid_power_w=500)
+    town.now("inverter", pv_power_w=1000, battery_power_w=0)
+    town.later(1)
+    town.now("meter", at=NOW + 120_000, grid_power_w=700)
+    assert town.flow()["load_power_w"] == 1500
+    assert (town.flow()["grid_power_w"], town.flow()["time"]) == (500, NOW)
+    town.now("inverter", at=NOW + 121_000, pv_power_w=1100, battery_power_w=0)
+    assert (town.flow()["load_power_w"], town.flow()["time"]) == (1800, NOW + 121_000)
+    town.now("meter", at=NOW + 240_000, grid_power_w=1)
+    town.later(20)
+    town.now("meter", at=NOW + 360_000, grid_power_w=2)
+    town.now("inverter", at=NOW + 480_000, pv_power_w=3, battery_power_w=0)
+    town.later(11)
+    assert town.flow()["load_power_w"] is None
+    assert town.flow()["grid_power_w"] == 2
+
+
+def test_in_simulated_time_a_lost_part_still_leaves_the_load_unknown(town):
+    town.hear("health", {"clock": "simulated"})
+    town.now("meter", grid_power_w=500)
+    town.now("inverter", pv_power_w=1000, battery_power_w=0)
+    town.hear("now/inverter", {"time": iso(NOW), "lost_since": iso(NOW)})
+    assert town.flow()["load_power_w"] is None
+    assert town.flow()["pv_power_w"] is None
+
+
 def test_an_empty_message_clears_a_device(town):
     town.now("meter", grid_power_w=500)
     town.hear("now/meter", b"")
