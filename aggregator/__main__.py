@@ -7,16 +7,18 @@ import asyncio
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aggregator import config, operate
 from aggregator.ingest import Rules
-from aggregator.sqlite import open_writer
+from aggregator.sqlite import open_reader, open_writer
 from aggregator.store import StoreError
 from aggregator.writing import Writing
 from drivers.api import ConfigError
@@ -30,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     code = 1
     try:
         code = int(arguments.act(arguments))
-    except* (OSError, ConfigError, StoreError) as group:
+    except* (OSError, ConfigError, StoreError, sqlite3.Error) as group:
         for problem in _leaves(group):
             print(f"edge-aggregator: {problem}", file=sys.stderr)
     return code
@@ -97,13 +99,26 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Writing, Rules]:
+def _open(arguments: argparse.Namespace, *, new: bool = False) -> tuple[Writing, Rules]:
+    """Open the database for changes; only with `new` one that is not there is made."""
     settings = config.load(arguments.config)
-    return Writing(open_writer(Path(settings.store.path))), Rules(settings.accept_simulated)
+    path = Path(settings.store.path) if new else _existing(settings.store.path)
+    return Writing(open_writer(path)), Rules(settings.accept_simulated)
+
+
+def _look(arguments: argparse.Namespace) -> sqlite3.Connection:
+    return open_reader(_existing(config.load(arguments.config).store.path))
+
+
+def _existing(path: str) -> Path:
+    """Return the path of a database that is there; one made here might be a file the service cannot open."""
+    if not Path(path).is_file():
+        raise StoreError(f"no database at {path}; start edge-aggregator once")
+    return Path(path)
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    writing, rules = _open(arguments)
+    writing, rules = _open(arguments, new=True)
     if arguments.file == "-":
         done = operate.import_lines(writing, sys.stdin.buffer, _now_ms(), rules)
     else:
@@ -117,8 +132,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _quarantine_list(arguments: argparse.Namespace) -> int:
-    writing, _ = _open(arguments)
-    entries = list(operate.quarantine(writing.connection, arguments.gateway))
+    with closing(_look(arguments)) as connection:
+        entries = list(operate.quarantine(connection, arguments.gateway))
     _print(
         arguments,
         entries,
@@ -131,9 +146,9 @@ def _quarantine_list(arguments: argparse.Namespace) -> int:
 
 
 def _quarantine_show(arguments: argparse.Namespace) -> int:
-    writing, _ = _open(arguments)
-    found = next(operate.quarantine(writing.connection, None, arguments.entry), None)
-    payload = operate.payload(writing.connection, arguments.entry)
+    with closing(_look(arguments)) as connection:
+        found = next(operate.quarantine(connection, None, arguments.entry), None)
+        payload = operate.payload(connection, arguments.entry)
     if found is None or payload is None:
         print(f"edge-aggregator: there is no entry {arguments.entry}; see quarantine list", file=sys.stderr)
         return 1
@@ -154,8 +169,8 @@ def _quarantine_replay(arguments: argparse.Namespace) -> int:
 
 
 def _gateway_list(arguments: argparse.Namespace) -> int:
-    writing, _ = _open(arguments)
-    _print(arguments, operate.gateways(writing.connection), _gateway_line)
+    with closing(_look(arguments)) as connection:
+        _print(arguments, operate.gateways(connection), _gateway_line)
     return 0
 
 

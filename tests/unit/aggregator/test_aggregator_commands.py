@@ -97,3 +97,41 @@ def test_people_get_words(tmp_path, capsys):
     assert "1 batches stored or known, 1 put aside" in told
     assert "version 3" in told
     assert "house-001" in told
+
+
+COMMANDS = (
+    ("quarantine", "list"),
+    ("quarantine", "show", "1"),
+    ("quarantine", "replay"),
+    ("gateway", "list"),
+    ("gateway", "retire", "house-001"),
+    ("gateway", "restore", "house-001"),
+    ("gateway", "admit", "house-001", "a1"),
+)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_command_but_import_makes_a_database(tmp_path, capsys, words):
+    config = tmp_path / "aggregator.yaml"
+    config.write_text(f"store: {{path: {tmp_path / 'state' / 'a.db'}}}\n")
+    assert main([*words, "--config", str(config)]) == 1
+    assert "no database at" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["aggregator.yaml"]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_file_that_is_no_database_is_named_not_a_traceback(tmp_path, capsys, words):
+    config = tmp_path / "aggregator.yaml"
+    config.write_text(f"store: {{path: {tmp_path / 'a.db'}}}\n")
+    (tmp_path / "a.db").write_bytes(b"no database at all" * 1000)
+    assert main([*words, "--config", str(config)]) == 1
+    assert capsys.readouterr().err.startswith("edge-aggregator: ")
+
+
+def test_looking_changes_nothing(run, tmp_path):
+    run("import", export(tmp_path / "outbox.jsonl", batch(1)))
+    before = (tmp_path / "a.db").read_bytes()
+    (tmp_path / "a.db").chmod(0o440)
+    assert run("quarantine", "list") == (0, [])
+    assert run("gateway", "list")[1][0]["id"] == "house-001"
+    assert (tmp_path / "a.db").read_bytes() == before
