@@ -88,19 +88,22 @@ async def test_a_gateway_speaks_for_itself_alone(broker) -> None:
         gateway.close()
 
 
-async def test_an_operator_sees_everything_but_passages(broker, until) -> None:
+async def test_an_operator_sees_everything_but_passages_and_tags(broker, until) -> None:
     operator, aggregator, gateway = (Client(broker, user) for user in ("operator", "edge-aggregator", "house-001"))
+    ordered = ["gwc/v1/house-001/ack", "gwc/v1/house-001/command/read", "gwc/v1/all/alert/0720400"]
     said = [f"gw/v1/house-001/{name}" for name in ("passages", "backfill", "telemetry", "now/meter", "health")]
     try:
         for topic in said:
             gateway.say(topic)
-        assert aggregator.say("gwc/v1/house-001/ack") != NOT_AUTHORIZED
+        for topic in ("gwc/v1/house-001/tags", *ordered):
+            assert aggregator.say(topic) != NOT_AUTHORIZED, topic
         assert operator.say("gwc/v1/house-001/command/read") == NOT_AUTHORIZED
-        await until(lambda: {*said} <= {*aggregator.heard} and "gwc/v1/house-001/ack" in operator.heard)
+        await until(lambda: "gwc/v1/house-001/tags" in gateway.heard)
+        await until(lambda: {*said} <= {*aggregator.heard} and {*ordered} <= {*operator.heard})
     finally:
         for client in (operator, aggregator, gateway):
             client.close()
-    assert {*operator.heard} == {*said[2:], "gwc/v1/house-001/ack"}
+    assert {*operator.heard} == {*said[2:], *ordered}
 
 
 async def test_a_neighbours_acknowledgements_are_not_heard(broker, until) -> None:
