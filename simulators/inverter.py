@@ -403,6 +403,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def played(args: argparse.Namespace) -> dict[int, Unit]:
     """Return the units that the options ask for; raises ValueError that says which option is wrong."""
+    units = _asked(args)
+    if (args.refuse_write or args.second_master is not None) and not any(map(_is_sun2000, units.values())):
+        raise ValueError("--refuse-write and --second-master: the Huawei hybrid alone plays them")
+    return units
+
+
+def _asked(args: argparse.Namespace) -> dict[int, Unit]:
     if sum(option is not None for option in (args.map, args.image, args.chain)) > 1:
         raise ValueError("--map, --image and --chain exclude each other")
     try:
@@ -429,8 +436,8 @@ async def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     clock = clock_from(args)
     house = house_from(args, house_start_ms(args, clock))
-    log = ServedLog(args.log, clock)
     units = played(args)
+    log = ServedLog(args.log, clock)
     server = InverterServer(units, lambda: house.at(clock.unix_ms()), log)
     control = control_from(args, clock.unix_ms)
     server.let_command(control)

@@ -108,7 +108,8 @@ async def test_an_inverter_without_storage_calls_its_output_pv():
 
 @pytest.mark.parametrize("chain", [(1, 101, 120, 121, 122, 123, 124, 160, 203), (1, 701, 702, 703, 704, 713, 714)])
 async def test_a_peers_client_reads_a_played_chain(chain):
-    client = pytest.importorskip("sunspec2.modbus.client")
+    from sunspec2.modbus import client
+
     now = House(seed=1).at(NOON_MS)
     server = InverterServer({1: chain_of(chain)}, lambda: now)
     await server.start()
@@ -151,6 +152,7 @@ def test_the_command_plays_an_image_a_chain_and_a_map_of_ones_own(tmp_path):
     assert played(options("--map", "mine", "--maps", str(tmp_path)))[1].ranges == ((5, 6),)
     assert played(options("--chain", "1", "103"))[1].constants[40070] == 103
     assert played(options()).keys() == {1, 2}
+    assert played(options("--map", "huawei_sun2000", "--second-master", "30", "--refuse-write", "forced_command"))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,9 @@ def test_the_command_plays_an_image_a_chain_and_a_map_of_ones_own(tmp_path):
         (("--map", "nothing"), "no such register map"),
         (("--image", "/nowhere.json"), "is not a capture"),
         (("--chain", "64204"), "model 64204 is not known"),
+        (("--map", "goodwe_et", "--second-master", "30"), "the Huawei hybrid alone"),
+        (("--chain", "1", "103", "--refuse-write", "forced_command"), "the Huawei hybrid alone"),
+        (("--units", "sunspec", "--second-master", "30"), "the Huawei hybrid alone"),
     ],
 )
 def test_an_option_that_cannot_be_played_says_why(words, said):
