@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from edge_agent import wire
+from edge_agent.downlink import Downlink
 
 STRUCTS = [wire.Batch, wire.Ack, wire.State, wire.Meta, wire.Command, wire.Response]
 SCHEMAS = {
@@ -48,7 +49,8 @@ def test_every_reference_leads_somewhere(document):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_golden_payload_fits_its_schema(document, root, name):
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     schema = {"$ref": f"#/components/schemas/{SCHEMAS[name]}", "components": document["components"]}
     payload = json.loads((root / "tests" / "data" / "wire" / "v1" / name).read_bytes())
     jsonschema.Draft202012Validator(schema).validate(payload)
@@ -61,3 +63,19 @@ def test_every_topic_stands_in_both_documents(document, root):
     for channel in document["channels"].values():
         subject = channel["address"].split("/")[2:]
         assert subject[1].strip("{}") in text
+
+
+def test_what_a_gateway_hears_stands_in_the_page_and_settings_are_only_reserved(root):
+    text = (root / "docs" / "wire.md").read_text()
+    told = dict(re.findall(r"^\| `gwc/v1/([^`]+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    reserved = {topic for topic, content in told.items() if content.startswith("reserved")}
+    heard = Downlink("house-001", "0720400", lambda _: None, None).subscriptions()
+    assert reserved == {"{id}/config"}
+    assert {re.sub(r"{(name)}", "+", topic) for topic in told.keys() - reserved} == {
+        topic.removeprefix("gwc/v1/").replace("house-001", "{id}").replace("0720400", "{area}") for topic in heard
+    }
+
+
+def test_every_key_of_meta_is_named_in_the_page(root):
+    row = next(line for line in (root / "docs" / "wire.md").read_text().splitlines() if "/meta`" in line)
+    assert all(re.search(rf"\b{name}\b", row) for name in wire.Meta.__struct_fields__ if name not in ("v", "gateway"))
