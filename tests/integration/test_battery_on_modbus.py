@@ -1,7 +1,9 @@
 """A battery commanded over Modbus against the simulated hybrid: every mishap ends in normal, read-only never writes."""
 
+import argparse
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,11 @@ from drivers import contract
 from drivers.api import ConfigError, Context, Event, LinkError, RefusedError
 from drivers.battery.modes import MODES
 from drivers.contract import DictMemory, FastClock
+from drivers.modbus import commands
 from drivers.modbus.driver import create
+from edge_agent import config, doctor
+from edge_agent.app import Agent
+from edge_agent.supervisor import Supervisor
 from simulators.house import House
 from simulators.inverter import InverterServer, units_of
 from simulators.inverter_control import FAILURE, huawei_control
@@ -140,7 +146,7 @@ async def test_each_mode_changes_its_settings_and_stopping_the_agent_puts_them_b
 @pytest.mark.parametrize(
     "battery", [None, {"owned_by": "third_party", "no_revert_timer": "accepted", "modes": ["charge", "hold"]}]
 )
-async def test_read_only_means_not_one_write_function_code_over_restarts_and_scans(line, battery):
+async def test_read_only_means_not_one_write_function_code_over_restarts_and_scans(line, battery, capsys):
     codes = set()
     answer = line.server.answer
 
@@ -160,6 +166,15 @@ async def test_read_only_means_not_one_write_function_code_over_restarts_and_sca
         shown = driver.status()
         left = shown["left_commanded"] if battery is None else shown["batteries"]["inverter"]["mode"]
         assert left == ["inverter"] or left.startswith("left as it was")
+    where, asked = f"127.0.0.1:{line.port}", len(line.server.requests)
+    for words in (
+        ("scan", where, "--units", "1-3", "--timeout", "0.3"),
+        ("dump", where, "--unit", "1", "--map", "huawei_sun2000"),
+        ("watch", where, "--map", "huawei_sun2000", "--rounds", "2", "--every", "0.1"),
+    ):
+        assert await typed(*words, "--gap", "0") == 0
+        assert len(line.server.requests) > asked
+        asked = len(line.server.requests)
     assert line.server.writes == 0
     assert codes <= {3, 4}
 
@@ -197,6 +212,13 @@ async def test_the_link_itself_writes_to_no_unit_it_was_not_given(line):
             with pytest.raises(RefusedError, match="only read"):
                 await driver._link.write(unit, _registers(47100), b"\0\1", 0.2)
     assert line.server.writes == 0
+
+
+async def typed(*words):
+    """Run `edge-agent modbus` as a person would."""
+    parser = argparse.ArgumentParser()
+    commands.command.configure(parser)
+    return await asyncio.to_thread(commands.command.run, parser.parse_args(words))
 
 
 def _registers(address):
@@ -412,3 +434,19 @@ def test_what_stays_on_when_the_box_dies_is_said_by_check():
     assert warning.key == "devices.inverter.battery.no_revert_timer"
     assert "hold" in warning.remedy
     assert Line().build({"owned_by": "agent"}).warnings() == []
+
+
+@pytest.mark.parametrize("battery", [OURS, {"owned_by": "agent"}])
+def test_what_stays_on_when_the_box_dies_is_said_by_doctor_and_by_the_health_that_is_published(tmp_path, battery):
+    path, device = tmp_path / "house.yaml", {"map": "huawei_sun2000", "unit": 1, "battery": battery}
+    table = {"driver": "modbus", "host": "127.0.0.1", "devices": {"inverter": device}}
+    broker, folder = {"host": "127.0.0.1", "port": 9}, str(tmp_path / "state")
+    whole = {"gateway": {"id": "house-001"}, "state_directory": folder, "mqtt": broker, "drivers": {"line": table}}
+    path.write_text(json.dumps(whole))
+    configuration, is_said = config.load(path), "no_revert_timer" in battery
+    warned = [check for check in doctor._configuration(configuration) if "no_revert_timer" in check.found]
+    assert [check.verdict for check in warned] == (["warning"] if is_said else [])
+    agent = Agent(configuration)
+    agent.supervisors["line"] = Supervisor("line", lambda: Line().build(battery))
+    shown = agent.health()["drivers"]["line"]["detail"]["batteries"]["inverter"]
+    assert shown.get("no_revert_timer") == ("accepted" if is_said else None)
