@@ -111,17 +111,19 @@ def is_measured(key):
     return not NOT_MEASURED.search(key.rpartition(".")[2])
 
 
-def test_all_fourteen_images_are_mapped_and_most_of_what_they_measure():
-    measured = mapped = 0
-    for path in EXPECTED:
-        for key, entry in json.loads(path.read_text())["keys"].items():
-            assert isinstance(entry, str) or "quantity" in entry
-            if is_measured(key):
-                measured += 1
-                mapped += is_mapped(entry)
+@pytest.mark.parametrize("path", EXPECTED, ids=lambda path: path.stem)
+def test_most_of_what_each_image_measures_is_mapped(path):
+    keys = json.loads(path.read_text())["keys"]
+    assert all(isinstance(entry, str) or "quantity" in entry for entry in keys.values())
+    mapped = [is_mapped(entry) for key, entry in keys.items() if is_measured(key)]
+    assert sum(mapped) >= 0.8 * len(mapped), f"{sum(mapped)} of {len(mapped)}"
+    assert mapped or path.stem == "se_issue565_u3"  # its publisher told no measured value
+
+
+def test_there_are_fourteen_images_and_they_measure_much():
+    keys = [key for path in EXPECTED for key in json.loads(path.read_text())["keys"]]
     assert len(EXPECTED) == 14
-    assert measured > 200
-    assert mapped / measured >= 0.8, f"{mapped} of {measured}"
+    assert sum(map(is_measured, keys)) > 200
 
 
 def test_the_folder_expects_what_the_shared_folder_holds():
@@ -144,7 +146,7 @@ def test_a_file_that_is_no_capture_is_named(tmp_path, text):
 
 
 @pytest.mark.slow  # two processes: the simulator and the command, as a person starts them
-@pytest.mark.parametrize("name", ["kaco_day", "sunsynk_3k6"])
+@pytest.mark.parametrize("name", VENDORED)
 async def test_the_command_reads_a_played_image(name, tmp_path):
     expected = json.loads((DATA / "expected" / f"{name}.json").read_text())
     expect = json.loads((DATA / f"{name}.json").read_text())["expect"]
