@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from pymodbus.client import AsyncModbusTcpClient
+from sunspec2.modbus.client import SunSpecModbusClientDeviceTCP
 
 from drivers.api import Context
 from drivers.contract import DictMemory, FastClock
@@ -109,8 +111,7 @@ async def _device(port, reads):
 
 
 async def _pymodbus(port, reads, *, converts=False):
-    client_module = pytest.importorskip("pymodbus.client")
-    client = client_module.AsyncModbusTcpClient("127.0.0.1", port=port)
+    client = AsyncModbusTcpClient("127.0.0.1", port=port)
     await client.connect()
     began = time.process_time()
     for _ in range(reads):
@@ -125,8 +126,7 @@ async def _pymodbus(port, reads, *, converts=False):
 
 
 def _pysunspec2(port, reads):
-    client_module = pytest.importorskip("sunspec2.modbus.client")
-    device = client_module.SunSpecModbusClientDeviceTCP(slave_id=1, ipaddr="127.0.0.1", ipport=port)
+    device = SunSpecModbusClientDeviceTCP(slave_id=1, ipaddr="127.0.0.1", ipport=port)
     device.scan(delay=0)
     began = time.process_time()
     for _ in range(reads):

@@ -53,11 +53,12 @@ async def noon():
 
 
 async def test_a_peers_client_walks_and_reads_the_sunspec_unit(noon):
-    sunspec2 = pytest.importorskip("sunspec2.modbus.client")
+    from sunspec2.modbus import client
+
     server, balance = noon
 
     def read():
-        device = sunspec2.SunSpecModbusClientDeviceTCP(slave_id=2, ipaddr="127.0.0.1", ipport=server.port, timeout=2)
+        device = client.SunSpecModbusClientDeviceTCP(slave_id=2, ipaddr="127.0.0.1", ipport=server.port, timeout=2)
         try:
             device.scan(delay=0)
             inverter, battery, common = device.models[101][0], device.models[802][0], device.common[0]
