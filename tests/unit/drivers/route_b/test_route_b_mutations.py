@@ -2,16 +2,31 @@
 
 import os
 import random
+from collections import Counter
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from drivers.api import MalformedError
-from drivers.route_b import echonet, j11, meter
+from drivers.route_b import decode, echonet, j11, meter
 from drivers.route_b.j11 import J11Reader, Message
 from drivers.route_b.meter import Scaling
-from drivers.route_b.skstack import MAX_BUFFER_BYTES, Datagram, Line, Noise, Pan, PanaFrame, SkEvent, SkReader
+from drivers.route_b.skstack import (
+    MAX_BUFFER_BYTES,
+    Datagram,
+    Line,
+    Noise,
+    Pan,
+    PanaFrame,
+    SkEvent,
+    SkReader,
+    parse_binary_erxudp,
+    parse_erxudp,
+)
+from simulators.house import House
+from simulators.metering import Meter, Nameplate
 
 FRAMES = [
     bytes.fromhex(path.read_text()) for path in sorted(Path(__file__).parents[3].glob("data/echonet/*/frame.hex"))
@@ -24,6 +39,31 @@ PAN = (
     b"  Side:0\r\n  PairID:CCDDEEFF\r\n"
 )
 EVENT = b"EVENT 21 FE80:0000:0000:0000:021C:6400:03CD:76A4 0 00\r\n"
+NOON_MS = round(datetime(2026, 6, 2, 12, tzinfo=meter.JST).timestamp() * 1000)
+TIME, DATE = b"\x0c\x00", b"\x07\xea\x06\x02"
+DECODERS = {
+    meter.POWER: [meter.power_w],
+    meter.CURRENTS: [meter.currents_a],
+    meter.IMPORT: [meter.count],
+    meter.EXPORT: [meter.count],
+    meter.UNIT: [meter.unit_kwh],
+    meter.COEFFICIENT: [meter.coefficient],
+    meter.DIGITS: [meter.digits],
+    meter.IMPORT_AT_30MIN: [meter.at_half_hour],
+    meter.EXPORT_AT_30MIN: [meter.at_half_hour],
+    meter.HISTORY_IMPORT: [meter.history],
+    meter.HISTORY_EXPORT: [meter.history],
+    meter.HISTORY_PAIRS: [meter.history_pairs],
+    meter.TIME: [lambda edt: meter.clock(edt, DATE)],
+    meter.DATE: [lambda edt: meter.clock(TIME, edt)],
+    meter.FAULT: [meter.fault],
+    meter.SERIAL: [meter.text],
+    meter.GETTABLE: [echonet.property_map],
+    0x9D: [echonet.property_map],
+    0x9E: [echonet.property_map],
+}
+"""The decoders of the driver, by the property that it uses each for."""
+NEVER_REFUSE = {"8D"}
 SCALING = Scaling(Decimal("0.1"), 1, 6)
 INCOMING = (Line, SkEvent, Pan, Datagram, PanaFrame, Noise)
 GROWTH_BYTES = 16 * 1024 * 1024
@@ -54,12 +94,36 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def said_by_the_meter():
+    """Return an answer of the simulated meter for each property it has: more of them than was ever recorded."""
+    said = Meter(House(start_ms=NOON_MS - 3_600_000), lambda: NOON_MS, Nameplate(pairs=True))
+    frames = []
+    for epc in range(0x80, 0x100):
+        request = echonet.Frame(1, echonet.CONTROLLER, echonet.METER, echonet.GET, {epc: b""})
+        answer = said.answer(echonet.encode(request)).frame.encode()
+        frames += [answer] if echonet.decode(answer).properties[epc] else []
+    return frames
+
+
+PAIRS = bytes.fromhex("07EA06020B1E")  # 11:30 on 2 June 2026
+ONE_PAIR = b"\x01" + bytes.fromhex("000012340000FFFF")
+PROPERTIES = [
+    *((epc, edt) for frame in said_by_the_meter() for epc, edt in echonet.decode(frame).properties.items()),
+    (0xEC, PAIRS + ONE_PAIR),
+    (0xED, PAIRS + b"\x0c"),
+    (0xEE, PAIRS + ONE_PAIR),
+    (0xEF, PAIRS + b"\x0a"),
+    (0xD0, PAIRS + b"\0" + ONE_PAIR[1:]),
+]
+
+
 class Readers:
     """Every decoder that bytes of the air reach, each with the state it would have after all that came before."""
 
     def __init__(self):
         self.text, self.binary, self.j11 = SkReader(), SkReader(binary=True), J11Reader()
         self.values = self.errors = self.lines = 0
+        self.returned, self.refused = Counter(), Counter()
 
     def frame(self, data):
         try:
@@ -71,12 +135,31 @@ class Readers:
         assert all(value is None or isinstance(value, int | float | Decimal) for value in values.values())
         self.values += len(values)
         self.errors += len(problems)
-        for edt in frame.properties.values():
-            try:
-                meter.at_half_hour(edt)
-                echonet.property_map(edt)
-            except MalformedError:
-                self.errors += 1
+        for epc, edt in frame.properties.items():
+            self.property(epc, edt)
+
+    def tried(self, name, read, *given):
+        try:
+            read(*given)
+        except MalformedError:
+            self.refused[name] += 1
+        else:
+            self.returned[name] += 1
+
+    def property(self, epc, edt):
+        for read in DECODERS.get(epc, ()):
+            self.tried(f"{epc:02X}", read, edt)
+
+    def explained(self, epc, edt, scaling):
+        fields = meter.explain(epc, edt, scaling)
+        tally = self.refused if "error" in fields else self.returned
+        tally[f"explain {epc:02X}"] += 1
+
+    def answered(self, name, answer):
+        """Take an answer of `decode`, as JSON and as lines for a person."""
+        decode._encoder.encode(answer)
+        assert list(decode._lines(answer))
+        (self.returned if answer["ok"] else self.refused)[name] += 1
 
     def stream(self, reader, data):
         found = reader.feed(data)
@@ -110,15 +193,22 @@ def feed(count, seed):
         if number == count // 10:
             before = resident_bytes()
         frame = chance.choice(FRAMES)
+        if number % 4 == 0:
+            one_property(readers, chance, number)
         match number % 8:
             case 0 | 1 | 2 | 3:
                 readers.frame(mutated(chance, frame))
             case 4:
                 line = f"{HEAD} 1 0 {len(frame):04X} {frame.hex().upper()}\r\n".encode()
-                readers.stream(readers.text, mutated(chance, line))
+                readers.stream(readers.text, spoilt := mutated(chance, line))
+                text = spoilt.decode("latin-1").strip()
+                readers.tried("erxudp", parse_erxudp, text)
+                readers.answered("decode of a text", decode.decode_text(text, SCALING))
             case 5:
                 line = f"{HEAD} B2 1 0 {len(frame):04X} ".encode() + frame + b"\r\n"
-                readers.stream(readers.binary, mutated(chance, line))
+                readers.stream(readers.binary, spoilt := mutated(chance, line))
+                readers.tried("binary erxudp", parse_binary_erxudp, spoilt.rstrip(b"\r\n"))
+                readers.answered("decode of a line", decode.decode_binary(spoilt, SCALING))
             case 6:
                 readers.stream(readers.text, mutated(chance, chance.choice((PAN, EVENT))))
             case _:
@@ -133,6 +223,14 @@ def feed(count, seed):
     return readers, resident_bytes() - before
 
 
+def one_property(readers, chance, number):
+    """Spoil the data of one property alone, which a spoilt frame seldom lets through."""
+    epc, edt = PROPERTIES[number // 4 % len(PROPERTIES)]
+    spoilt = mutated(chance, edt) if chance.randrange(4) else edt
+    readers.property(epc, spoilt)
+    readers.explained(epc, spoilt, chance.choice((SCALING, None)))
+
+
 @pytest.mark.parametrize(
     ("count", "seed"),
     [
@@ -145,4 +243,13 @@ def test_a_million_mutations_give_values_or_our_error_and_no_growth(count, seed)
     assert readers.values > count / 40  # the mutations are no mere noise: many still say something
     assert readers.errors > count / 20
     assert readers.lines > count / 20
+    decoders = {f"{epc:02X}" for epc in DECODERS}
+    explained = {f"explain {epc:02X}" for epc, _ in PROPERTIES}
+    lines = {"erxudp", "binary erxudp", "decode of a text", "decode of a line"}
+    least = count // 1000
+    assert {
+        name: readers.returned[name] for name in decoders | explained | lines if readers.returned[name] < least
+    } == {}
+    strict = (decoders | explained | lines) - NEVER_REFUSE
+    assert {name: readers.refused[name] for name in strict if readers.refused[name] < least} == {}
     assert grown < GROWTH_BYTES
