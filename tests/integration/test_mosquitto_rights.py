@@ -98,8 +98,8 @@ async def test_an_operator_sees_everything_but_passages_and_tags(broker, until) 
         for topic in ("gwc/v1/house-001/tags", *ordered):
             assert aggregator.say(topic) != NOT_AUTHORIZED, topic
         assert operator.say("gwc/v1/house-001/command/read") == NOT_AUTHORIZED
-        await until(lambda: "gwc/v1/house-001/tags" in gateway.heard)
-        await until(lambda: {*said} <= {*aggregator.heard} and {*ordered} <= {*operator.heard})
+        await until(lambda: "gwc/v1/house-001/tags" in gateway.heard, within_s=20)
+        await until(lambda: {*said} <= {*aggregator.heard} and {*ordered} <= {*operator.heard}, within_s=20)
     finally:
         for client in (operator, aggregator, gateway):
             client.close()
@@ -111,7 +111,7 @@ async def test_a_neighbours_acknowledgements_are_not_heard(broker, until) -> Non
     try:
         aggregator.say("gwc/v1/house-001/ack")
         aggregator.say("gwc/v1/all/alert/0720400")
-        await until(lambda: len(gateway.heard) == 2 and neighbour.heard)
+        await until(lambda: len(gateway.heard) == 2 and neighbour.heard, within_s=20)
     finally:
         for client in (aggregator, gateway, neighbour):
             client.close()

@@ -78,7 +78,8 @@ async def test_a_gateway_that_is_cancelled_does_not_stay_online(tmp_path, broker
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_an_outage_loses_and_doubles_nothing(tmp_path, broker, make_town, version, until):
+async def test_an_outage_loses_and_doubles_nothing(tmp_path, broker, make_town, version, monkeypatch, until):
+    monkeypatch.setattr(schedule, "PATIENCE_S", 1.0)  # with 3.1.1 the broker does not say that nobody listens yet
     async with gateway(tmp_path, broker.settings(version=version)) as (outbox, uplink):
         await until(lambda: uplink.statistics()["connected"])
         await broker.kill()
