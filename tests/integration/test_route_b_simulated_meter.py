@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -11,9 +13,23 @@ import pytest
 from drivers.api import Context, Sample
 from drivers.contract import DictMemory, FastClock
 from drivers.route_b.driver import create
+from drivers.timescale import Timescale
 
 CREDENTIALS = '{"id": "00112233445566778899AABBCCDDEEFF", "password": "0123456789AB"}'
 SPEED = 600
+START = "2026-06-01T00:00:00+09:00"
+
+
+class SameClock(FastClock):
+    """The driver's clock, whose UTC is that of the simulated meter."""
+
+    def __init__(self, since_s):
+        super().__init__(SPEED)
+        self.since_s = since_s
+
+    def unix_ms(self):
+        start_ms = datetime.fromisoformat(START).timestamp() * 1000
+        return round(Timescale(start_ms, self.since_s * 1000, SPEED).simulated_ms(time.time() * 1000))
 
 
 @contextlib.asynccontextmanager
@@ -21,7 +37,7 @@ async def simulated_meter(folder, *options):
     """Run `edge-sim meter` and give the path of its port once it is there."""
     port = folder / "meter"
     command = ["-m", "simulators", "meter", "--link", str(port), "--log", str(folder / "served.log")]
-    times = ["--speed", str(SPEED), "--start", "2026-06-01T00:00:00+09:00"]
+    times = ["--speed", str(SPEED), "--start", START]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, *times, *options, stdout=asyncio.subprocess.DEVNULL
     )
@@ -70,8 +86,9 @@ async def test_every_value_is_one_that_the_meter_served(tmp_path, options):
             if len(samples) >= 200 and half_hours >= 2:
                 enough.set()
 
-    async with simulated_meter(tmp_path, *options) as port:
-        context = Context("meter", FastClock(SPEED), {"route-b": CREDENTIALS}.__getitem__)
+    since_s = int(time.time())
+    async with simulated_meter(tmp_path, *options, "--since", str(since_s)) as port:
+        context = Context("meter", SameClock(since_s), {"route-b": CREDENTIALS}.__getitem__)
         driver = create(context, {"port": str(port), "credentials": "route-b", "poll_s": 10})
         async with asyncio.TaskGroup() as group:
             task = group.create_task(driver.run(emit, DictMemory()))
