@@ -17,6 +17,7 @@ import yaml
 from simulators.house import House
 from simulators.inverter import InverterServer, units_of
 from simulators.inverter_control import huawei_control
+from simulators.programs import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -79,6 +80,11 @@ class Home:
         )
         out, err = await program.communicate()
         return program.returncode, out.decode(), err.decode()
+
+    async def holds(self):
+        """Command a hold and tell whether the agent took it."""
+        code, _, _ = await self.typed("hold", "--for", "2h")
+        return code == 0
 
     async def charged(self):
         """Command a charge as soon as the agent takes it; None when the agent died of it."""
@@ -159,8 +165,7 @@ async def test_a_person_sees_commands_and_ends_a_mode_and_stopping_the_agent_end
     assert out.startswith("inverter: normal")
     assert home.control.changed() == {}
     # A battery is not told twice within 5 s: who types faster is asked to wait.
-    while (await home.typed("hold", "--for", "2h"))[0]:
-        await asyncio.sleep(0.5)
+    await until(home.holds, 30, "the battery is told to hold", poll_s=0.5)
     assert home.control["max_discharge_w"] == 0
     home.agent.terminate()
     assert await home.agent.wait() == 0
