@@ -10,8 +10,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(arguments: argparse.Namespace, *, new: bool = False) -> tuple[Writing, Rules]:
-    """Open the database for changes; only with `new` one that is not there is made."""
+@contextmanager
+def _open(arguments: argparse.Namespace, *, new: bool = False) -> Iterator[tuple[Writing, Rules]]:
+    """Hold the database open for changes; only with `new` one that is not there is made."""
     settings = config.load(arguments.config)
     path = Path(settings.store.path) if new else _existing(settings.store.path)
-    return Writing(open_writer(path)), Rules(settings.accept_simulated)
+    with closing(open_writer(path)) as connection:
+        yield Writing(connection), Rules(settings.accept_simulated)
 
 
 def _look(arguments: argparse.Namespace) -> sqlite3.Connection:
@@ -118,12 +120,12 @@ def _existing(path: str) -> Path:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    writing, rules = _open(arguments, new=True)
-    if arguments.file == "-":
-        done = operate.import_lines(writing, sys.stdin.buffer, _now_ms(), rules)
-    else:
-        with Path(arguments.file).open("rb") as lines:
-            done = operate.import_lines(writing, lines, _now_ms(), rules)
+    with _open(arguments, new=True) as (writing, rules):
+        if arguments.file == "-":
+            done = operate.import_lines(writing, sys.stdin.buffer, _now_ms(), rules)
+        else:
+            with Path(arguments.file).open("rb") as lines:
+                done = operate.import_lines(writing, lines, _now_ms(), rules)
     told = {"batches": done.batches, "put_aside": done.put_aside, "problems": list(done.problems)}
     _print(arguments, [told], lambda _: f"{done.batches} batches stored or known, {done.put_aside} put aside")
     for problem in () if arguments.json else done.problems:
@@ -160,9 +162,9 @@ def _quarantine_show(arguments: argparse.Namespace) -> int:
 
 
 def _quarantine_replay(arguments: argparse.Namespace) -> int:
-    writing, rules = _open(arguments)
-    wanted = arguments.entries or [one["id"] for one in operate.quarantine(writing.connection, arguments.gateway)]
-    accepted, refused = operate.replay(writing, wanted, _now_ms(), rules)
+    with _open(arguments) as (writing, rules):
+        wanted = arguments.entries or [one["id"] for one in operate.quarantine(writing.connection, arguments.gateway)]
+        accepted, refused = operate.replay(writing, wanted, _now_ms(), rules)
     told = {"accepted": accepted, "refused": refused}
     _print(arguments, [told], lambda _: f"{accepted} accepted, {refused} still put aside")
     return 0 if refused == 0 else 1
@@ -181,8 +183,9 @@ def _gateway_line(one: dict[str, Any]) -> str:
 
 
 def _gateway_retire(arguments: argparse.Namespace) -> int:
-    writing, _ = _open(arguments)
-    if not operate.retire(writing.connection, arguments.gateway, _now_ms() if arguments.retire else None):
+    with _open(arguments) as (writing, _):
+        known = operate.retire(writing.connection, arguments.gateway, _now_ms() if arguments.retire else None)
+    if not known:
         print(f"edge-aggregator: no gateway {arguments.gateway!r} was ever heard", file=sys.stderr)
         return 1
     word = "retired" if arguments.retire else "restored"
@@ -191,8 +194,8 @@ def _gateway_retire(arguments: argparse.Namespace) -> int:
 
 
 def _gateway_admit(arguments: argparse.Namespace) -> int:
-    writing, _ = _open(arguments)
-    rows = operate.admit(writing, arguments.gateway, arguments.boot)
+    with _open(arguments) as (writing, _):
+        rows = operate.admit(writing, arguments.gateway, arguments.boot)
     if rows is None:
         print(f"edge-aggregator: {arguments.gateway!r} never had a boot {arguments.boot!r}", file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ BUSY_MS = 5000
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open or make the database for writing, readable by nobody else; raises StoreError."""
+    connection = None
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o640))
@@ -38,6 +39,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         schema.migrate(connection)
     except (OSError, sqlite3.Error) as error:
+        if connection is not None:
+            connection.close()
         raise StoreError(f"{path}: {error}") from error
     return connection
 
