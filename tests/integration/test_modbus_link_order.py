@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import os
 import random
+import select
 import struct
 import sys
 import termios
@@ -22,6 +23,7 @@ from pymodbus.framer.rtu import FramerRTU
 
 from drivers.api import LinkError, MalformedError
 from drivers.contract import FastClock
+from drivers.modbus.connection import Connection
 from drivers.modbus.link import ExceptionAnswerError, Link, SerialEndpoint, SilentError, TcpEndpoint
 from drivers.modbus.missing import LATEST_S
 from drivers.modbus.planner import Request
@@ -127,11 +129,20 @@ async def over_pty(bus):
         while waiting() < there and time.monotonic() < give_up_at:
             pass
 
+    def ask(connection, data):
+        """Likewise for what the link sends."""
+        plain_send(connection, data)
+        give_up_at = time.monotonic() + 1
+        while not select.select([master], [], [], 0)[0] and time.monotonic() < give_up_at:
+            pass
+
+    plain_send, Connection.send = Connection.send, ask
     bus.send = send
     asyncio.get_running_loop().add_reader(master, lambda: bus.receive(os.read(master, 512)))
     try:
         yield SerialEndpoint(os.ttyname(slave), 19200)
     finally:
+        Connection.send = plain_send
         asyncio.get_running_loop().remove_reader(master)
         bus.send = len  # an answer that comes even later goes nowhere
         os.close(master)
