@@ -16,9 +16,10 @@ import pytest
 from bleak import BleakScanner
 from bleak.backends.bluezdbus import manager
 from dbus_fast.aio import MessageBus
+from running import Receiver
 
 from drivers import contract
-from drivers.api import ConfigError, Context, DriverError, Event, Sample
+from drivers.api import ConfigError, Context, Event
 from drivers.ble_tags import link
 from drivers.ble_tags.driver import create
 from drivers.contract import DictMemory
@@ -75,51 +76,23 @@ async def _close_bleak() -> None:
         await asyncio.wait([kept._bus_watcher_task], timeout=2)
 
 
-class Agent:
-    """Runs a driver as the supervisor does and keeps what it emits."""
+class Agent(Receiver):
+    """Runs the tags driver and speaks as the town."""
 
-    def __init__(self, table=None, memory=None, clock=None, **tags) -> None:
-        self.memory = memory or DictMemory()
-        self.items: list[Sample | Event] = []
+    def __init__(self, table=None, memory=None, clock=None) -> None:
+        super().__init__(memory)
         self.clock = clock or SystemClock(ClockSettings(trust="system"))
         self.driver = create(Context("tags", self.clock, lambda name: name), table or {})
-        self.errors: list[DriverError] = []
-        self._task: asyncio.Task | None = None
-
-    async def emit(self, item, remember=None) -> None:
-        self.items.append(item)
-        if remember:
-            self.memory.take(remember)
-
-    async def _live(self) -> None:
-        while True:
-            try:
-                await self.driver.run(self.emit, self.memory)
-            except DriverError as error:
-                self.errors.append(error)
-                await asyncio.sleep(0.05)
 
     async def __aenter__(self):
-        self._task = asyncio.create_task(self._live())
+        self.start(self.driver)
         return self
 
     async def __aexit__(self, *_) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await self.stop()
 
     def enrol(self, tags, version=1) -> None:
         self.driver.hear("tags", json.dumps(enrolment(tags, version)).encode())
-
-    def kinds(self) -> list[str]:
-        return [item.kind for item in self.items if isinstance(item, Event)]
-
-    def events(self, kind) -> list[Event]:
-        return [item for item in self.items if isinstance(item, Event) and item.kind == kind]
-
-    async def until(self, state, within_s=10.0) -> None:
-        await reached(lambda: state() or self._task.done(), within_s)
-        assert not self._task.done(), self._task
 
     async def sending(self, bluez, tags, state, rssi=-60, within_s=10.0) -> None:
         """Let tags send ten times a second until a state is reached."""

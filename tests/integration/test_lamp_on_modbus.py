@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from running import Receiver
 
 from drivers import contract
-from drivers.api import ConfigError, Context, DriverError, Event, RefusedError, Sample
-from drivers.contract import DictMemory
+from drivers.api import ConfigError, Context, RefusedError, Sample
 from drivers.lamp import link
 from drivers.lamp.driver import create
 from drivers.lamp.programme import LOOKS, NORMAL_LIGHT
@@ -28,40 +26,22 @@ async def lamp():
     await server.close()
 
 
-class Agent:
-    """Runs a driver as the supervisor does and keeps what it emits."""
+class Agent(Receiver):
+    """Runs the lamp driver and speaks as the town."""
 
     def __init__(self, port, memory=None, **table) -> None:
-        self.memory = memory or DictMemory()
-        self.items: list[Sample | Event] = []
-        self.errors: list[DriverError] = []
+        super().__init__(memory)
         settings = {"host": "127.0.0.1", "port": port, "refresh_s": 0.1} | table
         clock = SystemClock(ClockSettings(trust="system"))
         self.driver = create(Context("lamp", clock, lambda name: name), settings)
         self._said = 0
-        self._task: asyncio.Task | None = None
-
-    async def emit(self, item, remember=None) -> None:
-        self.items.append(item)
-        if remember:
-            self.memory.take(remember)
-
-    async def _live(self) -> None:
-        while True:
-            try:
-                await self.driver.run(self.emit, self.memory)
-            except DriverError as error:
-                self.errors.append(error)
-                await asyncio.sleep(0.05)
 
     async def __aenter__(self):
-        self._task = asyncio.create_task(self._live())
+        self.start(self.driver)
         return self
 
     async def __aexit__(self, *_) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await self.stop()
 
     def say(self, level, **more) -> None:
         self._said += 1
@@ -69,17 +49,8 @@ class Agent:
         alert = {"level": level, "telegram": f"x{self._said}", "checked_at": checked.isoformat()} | more
         self.driver.hear("alert", json.dumps(alert).encode())
 
-    def kinds(self) -> list[str]:
-        return [item.kind for item in self.items if isinstance(item, Event)]
-
     def changes(self) -> list[dict]:
-        return [dict(item.data) for item in self.items if isinstance(item, Event) and item.kind == "lamp_changed"]
-
-    async def until(self, state, within_s=8.0) -> None:
-        async with asyncio.timeout(within_s):
-            while not state():
-                assert not self._task.done(), self._task
-                await asyncio.sleep(0.005)
+        return [dict(event.data) for event in self.events("lamp_changed")]
 
 
 async def test_the_lamp_follows_the_level_and_the_driver_tells_what_it_shows(lamp) -> None:
