@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from simulators.echonet import MAKER, Manners, Node, tank_l, things, things_of_image
+from simulators.echonet import Manners, Node
+from simulators.echonet_devices import KINDS, MAKER, ev_percent, tank_l, things, things_of_image
 from simulators.house import House
 from simulators.metering import CONTROLLER, NODE, Frame
 
@@ -77,7 +78,7 @@ def test_the_node_lists_its_objects(balance):
 
 
 def test_every_readable_property_is_in_the_map_and_answered(balance):
-    for thing in things(["pv", "battery", "pcs", "ecocute", "aircon"]):
+    for thing in things(KINDS):
         for code, reader in thing.readers.items():
             assert reader(balance), f"{thing.name} {code:02X}"
 
@@ -88,6 +89,19 @@ def test_the_tank_is_full_at_five_and_lowest_at_two():
     assert max(litres) == litres[5 * 12] == 370
     assert min(litres) == litres[2 * 12] == 150
     assert all(abs(after - before) < 10 for before, after in itertools.pairwise(litres))
+
+
+def test_a_vehicle_is_charged_by_night_and_away_by_day():
+    house, (car,) = House(1, START_MS), things(["ev"])
+    said = {}
+    for hour in range(24):
+        balance = house.at(START_MS + hour * 3_600_000)
+        said[hour] = car.meaning((0xC7, 0xD3, 0xD8, 0xE4), balance)
+        assert ev_percent(balance) in range(60, 81)
+    assert (said[0]["ev_soc_percent"], said[3]["ev_soc_percent"], said[6]["ev_soc_percent"]) == (60, 70, 80)
+    assert (said[3]["ev_power_w"], said[6]["ev_power_w"]) == (-2000, 0)
+    assert said[6]["ev_charge_energy_kwh"] - said[0]["ev_charge_energy_kwh"] == 8
+    assert (said[12]["ev_connection"], said[12]["ev_soc_percent"]) == ("none", None)
 
 
 def test_two_processes_agree_on_the_home():

@@ -83,6 +83,22 @@ async def test_water_heater_air_conditioner_and_pcs_of_one_host_are_read(home, l
     assert pcs["ac_power_w"] == pcs["pv_power_w"] == net_w
 
 
+async def test_vehicle_and_distribution_board_are_read_as_the_house_has_them(home, listener):
+    node = await home.node(11, ["ev", "panel"])
+    devices = {
+        name: {"eoj": eoj, "address": home.address(11)} for name, eoj in (("car", "027E01"), ("board", "028701"))
+    }
+    async with listener(home.table(devices)).running() as agent:
+        await agent.until(lambda: all(agent.samples(name) for name in devices))
+    for name, thing in (
+        ("car", node.node.things[bytes.fromhex("027E01")]),
+        ("board", node.node.things[bytes.fromhex("028701")]),
+    ):
+        meant = thing.meaning(thing.readers, home.balance)
+        assert meant.items() <= agent.samples(name)[0].values.items()
+    assert agent.samples("car")[0].values["ev_soc_percent"] is None  # at nine it is away
+
+
 @pytest.mark.slow
 async def test_it_keeps_the_contract(another_home):
     @asynccontextmanager
