@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 
 import pytest
 import yaml
@@ -13,11 +14,14 @@ from edge_agent import config, control
 from edge_agent.app import Agent
 
 ID, PASSWORD = "00112233445566778899AABBCCDDEEFF", "0123456789AB"
+SPEED = 30
+"""The pauses between questions to the meter are kept by the simulated clock."""
 
 
 @contextlib.asynccontextmanager
-async def simulated_meter(port):
-    command = ["-m", "simulators", "meter", "--link", str(port)]
+async def simulated_meter(port, timescale):
+    words = [word for key, value in timescale.items() for word in (f"--{key}", str(value))]
+    command = ["-m", "simulators", "meter", "--link", str(port), *words]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.DEVNULL)
     try:
         async with asyncio.timeout(20):
@@ -31,7 +35,13 @@ async def simulated_meter(port):
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
+def timescale():
+    """The time that agent and meter have in common."""
+    return {"start": "2026-06-01T09:00:00+09:00", "speed": SPEED, "since": int(time.time())}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch, timescale):
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.setattr("drivers.route_b.joining.JOIN_SPACING_S", 0.5)
     monkeypatch.setattr("drivers.route_b.driver.FIRST_WAIT_S", 0.5)
@@ -40,6 +50,7 @@ def house(tmp_path, monkeypatch):
         "state_directory": str(tmp_path / "state"),
         "secrets_directory": str(tmp_path / "secrets"),
         "clock": {"trust": "system"},
+        "simulation": timescale,
         "mqtt": {"socket": str(tmp_path / "no-broker.sock")},
         "drivers": {
             "meter": {"driver": "route_b", "port": str(tmp_path / "tty"), "credentials": "route-b", "poll_s": 10},
@@ -77,8 +88,10 @@ def letter(password=PASSWORD, route_b_id=ID):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_credentials_come_late_and_wrong_and_right_and_the_agent_never_starts_again(house, tmp_path, until):
-    async with simulated_meter(tmp_path / "tty"), asyncio.TaskGroup() as tasks:
+async def test_credentials_come_late_and_wrong_and_right_and_the_agent_never_starts_again(
+    house, tmp_path, timescale, until
+):
+    async with simulated_meter(tmp_path / "tty", timescale), asyncio.TaskGroup() as tasks:
         agent = Agent(config.load(house))
         running = tasks.create_task(agent.run())
         await until(lambda: agent.supervisors and agent.supervisors["wave"].ok)
@@ -102,7 +115,7 @@ async def test_credentials_come_late_and_wrong_and_right_and_the_agent_never_sta
         steps = {one["name"]: one["verdict"] for one in map(json.loads, said.splitlines())}
         assert {verdict for name, verdict in steps.items() if name.startswith("meter: ")} <= {"ok"}, said
         assert {"meter: signal", "meter: reading"} <= steps.keys()
-        code, said = await typed("route-b", "aim", house, "--json", "--minutes", "0.02")
+        code, said = await typed("route-b", "aim", house, "--json", "--minutes", "0.01")
         told = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         assert code == 0, said
         assert all(-105 < one["rssi_dbm"] < -20 for one in told)
