@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pychonet.echonetapiclient
 import pytest
-from pychonet import ECHONETAPIClient, HomeSolarPower, StorageBattery
+from pychonet import ECHONETAPIClient, ElectricWaterHeater, HomeAirConditioner, HomeSolarPower, StorageBattery
 from pychonet.lib.udpserver import UDPServer
 
 from simulators import echonet
@@ -44,6 +44,42 @@ async def test_pychonet_finds_and_reads_pv_and_battery(home, peer):
     assert (await battery.update(0xE4)) == balance.soc_permille // 10
     assert (await battery.update(0xD6)) == balance.discharge_ws // 3_600
     assert (await battery.update(0xD8)) == balance.charge_ws // 3_600
+
+
+async def test_pychonet_finds_and_reads_ecocute_and_air_conditioner(home, peer):
+    host = home.address(12)
+    await home.node(12, ["ecocute", "aircon"])
+    assert await peer.discover(host)
+    assert {group: [*classes] for group, classes in peer._state[host]["instances"].items() if group != 0x0E} == {
+        0x02: [0x6B],
+        0x01: [0x30],
+    }
+    for group, code in ((0x02, 0x6B), (0x01, 0x30)):
+        assert await peer.getAllPropertyMaps(host, group, code, 1)
+    heater, room = ElectricWaterHeater(host, peer, 1), HomeAirConditioner(host, peer, 1)
+    assert await heater.update([0xB0, 0xB2, 0xC2, 0xC3, 0xEA]) == {
+        0xB0: "Automatic",
+        0xB2: "not heating",
+        0xC2: {"Out of Hot Water": "Normal", "Water leaking": "Normal", "Water frozen": "Normal"},
+        0xC3: "Stopped",
+        0xEA: "Stopped",
+    }
+    assert await heater.update([0xC1, 0xE1, 0xE2]) == {0xC1: 78, 0xE1: echonet.tank_l(home.balance), 0xE2: 370}
+    assert await room.update([0x80, 0xA0, 0xB0]) == {0x80: "on", 0xA0: "auto", 0xB0: "auto"}
+    assert await room.update([0x84, 0xB3, 0xBB, 0xBE]) == {0x84: 450, 0xB3: 25, 0xBB: 26, 0xBE: 17}
+
+
+async def test_what_pychonet_sets_at_the_air_conditioner_is_there_to_be_read(home, peer):
+    host = home.address(13)
+    await home.node(13, ["aircon"])
+    assert await peer.discover(host)
+    assert await peer.getAllPropertyMaps(host, 0x01, 0x30, 1)
+    room = HomeAirConditioner(host, peer, 1)
+    assert await room.setMode("cool")
+    assert await room.setOperationalTemperature(28)
+    assert await room.update([0xB0, 0xB3, 0xBB]) == {0xB0: "cool", 0xB3: 28, 0xBB: 29}
+    assert await room.off()
+    assert await room.update(0x80) == "off"
 
 
 @pytest.mark.slow
