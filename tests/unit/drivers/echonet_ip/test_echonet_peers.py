@@ -11,7 +11,7 @@ import pytest
 from pychonet import ECHONETAPIClient, ElectricWaterHeater, HomeAirConditioner, HomeSolarPower, StorageBattery
 from pychonet.lib.udpserver import UDPServer
 
-from simulators import echonet
+from simulators import echonet, echonet_devices
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def test_pychonet_finds_and_reads_ecocute_and_air_conditioner(home, peer):
         0xC3: "Stopped",
         0xEA: "Stopped",
     }
-    assert await heater.update([0xC1, 0xE1, 0xE2]) == {0xC1: 78, 0xE1: echonet.tank_l(home.balance), 0xE2: 370}
+    assert await heater.update([0xC1, 0xE1, 0xE2]) == {0xC1: 78, 0xE1: echonet_devices.tank_l(home.balance), 0xE2: 370}
     assert await room.update([0x80, 0xA0, 0xB0]) == {0x80: "on", 0xA0: "auto", 0xB0: "auto"}
     assert await room.update([0x84, 0xB3, 0xBB, 0xBE]) == {0x84: 450, 0xB3: 25, 0xBB: 26, 0xBE: 17}
 
