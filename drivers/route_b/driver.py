@@ -113,7 +113,7 @@ class RouteB:
             one_property_s=min(settings.answer_timeout_s, Limits().one_property_s),
             several_properties_s=settings.answer_timeout_s,
         )
-        self._joining = Joining(credentials.route_b_id)
+        self._joining = Joining(credentials.route_b_id, context.clock)
         self._session: MeterLink | None = None
         self._state = "closed"
         self._reachable = True  # until proven otherwise, so that a first failure is told

@@ -40,7 +40,7 @@ class J11Session:
         self._port = port
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
-        self._joining = joining or Joining(credentials.route_b_id)
+        self._joining = joining or Joining(credentials.route_b_id, clock)
         self._reader = J11Reader()
         self._commanding = asyncio.Lock()
         self._awaited: dict[int, asyncio.Future[Message]] = {}

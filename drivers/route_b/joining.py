@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from pathlib import Path
 from typing import Annotated, Protocol
 
 import msgspec
 
-from drivers.api import Json, Memory
+from drivers.api import Clock, Json, Memory
 from drivers.route_b.requests import NoAnswerError
 from drivers.route_b.skstack import Pan
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 JOIN_SPACING_S = 30.0
 """Between the beginnings of two joins, whatever went wrong: joining over and over is what fills the air."""
+LOOK_S = 0.5
+"""How long a clock that may run fast is not looked at while a former program's join is waited out."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Network(Protocol):
@@ -33,10 +37,15 @@ class Network(Protocol):
 
 
 class Joining:
-    """What a driver keeps of its joins, over all openings of the port: when the last one began, and how many."""
+    """What a driver keeps of its joins, over all openings of the port: when the last one began, and how many.
 
-    def __init__(self, route_b_id: str) -> None:
+    When it began is also written into the driver's memory, so that a program that crashes over and over joins no
+    more often than one that runs; by the driver's clock, since the event loop's own tells nothing of a former program.
+    """
+
+    def __init__(self, route_b_id: str, clock: Clock | None = None) -> None:
         self._fingerprint = hashlib.sha256(route_b_id.encode()).hexdigest()[:8]  # tells IDs apart, gives none away
+        self._clock = clock
         self._last_s: float | None = None
         self.state = "idle"
         self.joins = 0
@@ -50,7 +59,7 @@ class Joining:
         """Join the remembered network, or find it anew when that fails; the network found is remembered."""
         if (pan := self._remembered(memory)) is not None:
             try:
-                await self._join(network, pan)
+                await self._join(network, pan, memory)
             except NoAnswerError as error:
                 log.info("the remembered network is not there: %s", error)
             else:
@@ -62,16 +71,18 @@ class Joining:
         self.nothing_found = pan is None
         if pan is None:
             raise NoAnswerError("no meter answers the scan; check the route-B ID and the dongle's place")
-        await self._join(network, pan)
+        await self._join(network, pan, memory)
         await memory.update({"pan": self._kept(pan)})
 
-    async def _join(self, network: Network, pan: Pan) -> None:
+    async def _join(self, network: Network, pan: Pan, memory: Memory) -> None:
         loop = asyncio.get_running_loop()
-        if self._last_s is not None and (wait_s := self._last_s + JOIN_SPACING_S - loop.time()) > 0:
+        while (wait_s := self._too_soon_s(memory)) > 0:
             self.state = "waiting"
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(wait_s, LOOK_S))
         self.state = "joining"
         self._last_s = loop.time()
+        if self._clock is not None:
+            await memory.update({"join": {"boot": _boot(), "at_ms": self._clock.boot_ms()}})
         self.attempts += 1
         self.pan = pan
         await network.join(pan)
@@ -79,6 +90,21 @@ class Joining:
         self.join_s = round(loop.time() - self._last_s, 1)
         self.joins += 1
         self.state = "joined"
+
+    def _too_soon_s(self, memory: Memory) -> float:
+        """Return how many seconds too early a join would begin now; not above 0 when it may."""
+        if self._last_s is not None:
+            return self._last_s + JOIN_SPACING_S - asyncio.get_running_loop().time()
+        try:
+            kept = msgspec.convert(memory.get("join"), _KeptJoin)
+        except msgspec.ValidationError:
+            return 0.0
+        if self._clock is None:
+            return 0.0
+        now_ms = self._clock.boot_ms()
+        # Before another boot means: at least as long ago as this one has lasted.
+        same_boot = kept.boot == _boot() and kept.at_ms <= now_ms
+        return JOIN_SPACING_S - (now_ms - (kept.at_ms if same_boot else 0)) / 1000
 
     def _remembered(self, memory: Memory) -> Pan | None:
         try:
@@ -99,3 +125,18 @@ class _KeptPan(msgspec.Struct, frozen=True):
     channel: Annotated[int, msgspec.Meta(ge=0x21, le=0x3C)]
     pan_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
     mac: str
+
+
+class _KeptJoin(msgspec.Struct, frozen=True):
+    """What the memory holds of the last join: when it began, in milliseconds since a boot."""
+
+    boot: str
+    at_ms: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def _boot() -> str:
+    """Name the boot that the machine is in, as the kernel does; empty where it has no name."""
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

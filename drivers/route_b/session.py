@@ -101,7 +101,7 @@ class Session:
         self._port = port
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
-        self._joining_policy = joining or Joining(credentials.route_b_id)
+        self._joining_policy = joining or Joining(credentials.route_b_id, clock)
         self._reader = SkReader()
         self._commanding = asyncio.Lock()
         self._open_gate = asyncio.Event()  # clear while the dongle must not send
