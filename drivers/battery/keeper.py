@@ -394,8 +394,15 @@ class Keeper:
             if self.policy.foreign(self._clock.boot_ms()):
                 await self._tell("battery_given_up", {"changed": ", ".join(changed)})
             return
-        for write in self._controls.sequence(request, await self._controls.limits()):
-            if write.always and not self._leaving:
+        if not self.policy.is_sign_due(self._clock.boot_ms()):
+            self.policy.looked(self._clock.boot_ms())
+            return
+        signs = [one for one in self._controls.sequence(request, await self._controls.limits()) if one.always]
+        if stored := sum(write.stored for write in signs):
+            self.ledger.afford(stored, self._clock.unix_ms())
+            await self._remember({f"{self._key}/writes": self.ledger.reserve(stored)})
+        for write in signs:
+            if not self._leaving:
                 await self._write(write)
         self.policy.refreshed(self._clock.boot_ms())
 

@@ -21,7 +21,7 @@ Step: TypeAlias = Literal["wait", "apply", "refresh", "restore"]
 FRESH_MS = 150_000
 """A state of charge older than this is none: the battery may be full or empty by now."""
 LOOK_MS = 40_000
-"""A mode that does not fall back by itself is compared with the device this often: a restart is undone in a minute."""
+"""What was set is compared with the device at least this often, so that a restart is undone within a minute."""
 SLOWEST_POLL_S = 10.0
 """Where no mode has a timer; looks happen at polls."""
 REFRESHES_PER_TIMER = 3
@@ -62,7 +62,7 @@ class Policy:
         self._foreign: deque[int] = deque(maxlen=MOST_FOREIGN + 1)
         self._given_up_until_ms = 0
         self._automatic_from_ms = 0
-        self._retry_ms = self._apply_ms = self._refresh_ms = 0
+        self._retry_ms = self._apply_ms = self._look_ms = self._sign_ms = 0
         self._is_due_again = False
 
     @property
@@ -132,7 +132,7 @@ class Policy:
             return "wait"
         if not wanted.orders(self.held) or self._is_due_again:
             return "apply" if now_ms >= self._apply_ms else "wait"
-        return "refresh" if now_ms >= self._refresh_ms else "wait"
+        return "refresh" if now_ms >= self._look_ms else "wait"
 
     def begun(self, now_ms: int) -> None:
         """The first write is about to leave."""
@@ -146,9 +146,22 @@ class Policy:
 
     def refreshed(self, now_ms: int) -> None:
         """The device still does what it was told, and its timer was set anew."""
-        facts = self.modes[self.held.mode] if self.held is not None else ModeFacts()
-        period_ms = LOOK_MS if facts.revert_s is None else facts.revert_s * 1000 // REFRESHES_PER_TIMER
-        self._refresh_ms = now_ms + max(period_ms - self._poll_ms, 0)
+        self._sign_ms = now_ms + max(self._timer_ms() // REFRESHES_PER_TIMER - self._poll_ms, 0)
+        self.looked(now_ms)
+
+    def looked(self, now_ms: int) -> None:
+        """The device still does what it was told."""
+        period_ms = min(LOOK_MS, self._timer_ms() // REFRESHES_PER_TIMER)
+        self._look_ms = min(now_ms + max(period_ms - self._poll_ms, 0), self._sign_ms)
+
+    def is_sign_due(self, now_ms: int) -> bool:
+        """Tell whether the device's timer is to be set anew."""
+        return now_ms >= self._sign_ms
+
+    def _timer_ms(self) -> int:
+        """Return the timer of the mode that is held; without one a sign of life is due at each look."""
+        revert_s = self.modes[self.held.mode].revert_s if self.held is not None else None
+        return LOOK_MS * REFRESHES_PER_TIMER if revert_s is None else revert_s * 1000
 
     def restored(self) -> None:
         """Everything that was owed is back and was read back."""

@@ -1,7 +1,8 @@
 """A battery is never left in a wrong state: any order of commands, crashes, cuts, restarts and refusals."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -330,6 +331,36 @@ async def test_a_timer_is_set_anew_within_a_third_of_it_and_the_command_ends_at_
     assert longest <= 40_000
     assert house.inverter.is_normal
     assert house.keeper.policy.reason == "its time is over"
+
+
+async def test_a_long_timer_that_lies_in_flash_is_looked_at_often_and_set_anew_seldom_within_the_budget():
+    house = House()
+    house.inverter.modes = MODES | {"charge": ModeFacts(14_400, takes_power=True)}
+    sequence = house.inverter.sequence
+    house.inverter.sequence = lambda request, limits: tuple(
+        replace(write, stored=True, value=240 if write.setting == "minutes" else write.value)
+        for write in sequence(request, limits)
+    )
+    house.born()
+    await house.round()
+    await house.command("charge", for_s=7 * 3600)
+    count = len(house.inverter.sent)
+    reads, get = [], house.inverter.get
+
+    async def watched(setting):
+        reads.append(house.clock.ms)
+        return await get(setting)
+
+    house.inverter.get = watched
+    await house.rounds(4_700)
+    assert len(house.inverter.sent) == count
+    assert max(later - former for former, later in pairwise(reads)) <= 40_000
+    await house.rounds(100)
+    assert house.inverter.sent[count:] == [("minutes", 240), ("command", 1)]
+    house.keeper.ledger.today = 24
+    await house.rounds(4_800)
+    assert house.keeper.policy.reason.startswith("charge was broken off: 24 of 24 writes")
+    assert house.inverter.is_normal
 
 
 @pytest.mark.parametrize("setting", ["power", "minutes", "command"])
