@@ -3,7 +3,7 @@
 #   make test     everything that proves it; add ARGS="-k meter" for less
 #   make check    formatting, lint, types, import contracts, fast tests: before every commit
 #   make fix      what of that a tool can mend
-#   make bench    the benchmarks
+#   make bench    the benchmarks, beside other people's programs; ARGS=--hour adds an hour of the whole agent
 #   make deb      Debian packages for amd64 and arm64 in dist/;  make test-package  installs one in a clean chroot
 #   make setup    only the virtual environment, with everything the tests need
 #   make requirements [UPGRADE=--upgrade]   write requirements/*.txt anew
@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # pytest ends with 5 when it ran nothing: fine for the half of the tests that ARGS leaves out.
 NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
 
-.PHONY: setup demo test test-package check fix bench deb requirements host-demo host-test host-package clean
+.PHONY: setup demo test test-package check fix bench bench-peer deb requirements host-demo host-test host-bench host-package clean
 .DELETE_ON_ERROR:
 
 setup: .venv/project-test.stamp
@@ -42,8 +42,16 @@ fix: .venv/project-test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/project-test.stamp
-	$(BIN)/pytest -q -p no:randomly -m "" --benchmark-columns=min,median,rounds --benchmark-sort=name benchmarks $(ARGS)
+bench: host-bench .venv/project-test.stamp bench-peer
+	$(BIN)/pytest -q -rs -p no:randomly -m "" --benchmark-columns=min,median,rounds --benchmark-sort=name benchmarks $(ARGS)
+
+# A gateway to measure ours against; it wants another pymodbus, so it has an environment of its own. Without it the rest runs.
+bench-peer: .venv/bin/python
+	@test requirements/thingsboard.txt -ot .venv/thingsboard.stamp || { \
+	    rm -rf .venv/thingsboard && "$(PYTHON)" -m venv .venv/thingsboard && \
+	    .venv/thingsboard/bin/python -m pip --disable-pip-version-check --no-input install -qq --require-hashes \
+	        -r requirements/thingsboard.txt && touch .venv/thingsboard.stamp; \
+	} || { rm -rf .venv/thingsboard; echo "the ThingsBoard gateway cannot be installed here: not measured, the rest is" >&2; }
 
 deb: .venv/project-test.stamp
 	$(BIN)/python packaging/deb.py $(ARGS)
@@ -60,6 +68,9 @@ host-demo:
 
 host-test:
 	@packaging/host.sh test
+
+host-bench:
+	@packaging/host.sh bench
 
 host-package:
 	@packaging/host.sh package

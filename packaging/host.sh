@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the host itself must offer: `host.sh python PYTHON | demo | test | package`. Installs missing Debian packages where it may, announced,
-# and starts no service; where it may not, it says what to type and lets the rest go on.
+# What the host itself must offer: `host.sh python PYTHON | demo | test | bench | package`. Installs missing Debian packages
+# where it may, announced, and starts no service; where it may not, it says what to type and lets the rest go on.
 set -eu
 
 say() { printf '%s\n' "$*" >&2; }
@@ -19,6 +19,9 @@ needs() {
         echo 'font:Noto-Sans-CJK fonts-noto-cjk readable-Japanese-in-screenshots'
         echo 'systemd-analyze systemd the-tests-of-the-units'
         echo 'faketime faketime the-tests-of-a-wrong-clock'
+        ;;
+    bench)
+        echo 'mosquitto mosquitto the-benchmarks-of-a-whole-gateway'
         ;;
     package)
         echo 'systemd-analyze systemd the-test-of-the-package'
@@ -101,9 +104,9 @@ python_for_venv() {
 
 case ${1:-} in
 python) python_for_venv "$2" ;;
-demo | test | package) provide "$1" ;;
+demo | test | bench | package) provide "$1" ;;
 *)
-    say "usage: $0 python PYTHON | demo | test | package"
+    say "usage: $0 python PYTHON | demo | test | bench | package"
     exit 2
     ;;
 esac

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Write requirements/*.txt from pyproject.toml and requirements/*.in: pinned, hashed, good for x86-64 and aarch64, Python 3.11 and newer.
-# Versions already pinned stay; `packaging/lock.sh --upgrade` moves all of them. test.txt is written first and holds the others.
+# Versions already pinned stay; `packaging/lock.sh --upgrade` moves all of them. test.txt is written first and holds
+# the others; the two without our packages stand alone.
 set -eu
 cd "$(dirname "$0")/.."
 uv=${UV:-.venv/bin/uv}
@@ -32,4 +33,5 @@ held="--constraint requirements/test.txt"
     lock aggregator pyproject.toml $town $held "$@"
     lock package pyproject.toml $house --extra ble $town $held "$@"
     lock lock requirements/lock.in "$@"
+    lock thingsboard requirements/thingsboard.in "$@"
 }
