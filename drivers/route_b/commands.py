@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 from drivers.api import Ask, Box, ConfigError, DriverError, Json
 from drivers.route_b import credentials, radio
+from drivers.route_b.conversation import Credentials
 from drivers.route_b.credentials import CredentialsFormError
-from drivers.route_b.session import Credentials
 
 KIND = "route_b"
 MOST_TRIES = 5

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 
 from drivers.api import ConfigError, CredentialsError
-from drivers.route_b.session import Credentials
+from drivers.route_b.conversation import Credentials
 
 ID_LENGTH, PASSWORD_LENGTH = 32, 12
 MAX_TYPED = 4096

@@ -10,12 +10,13 @@ from typing import Literal, Protocol
 
 from drivers.api import Clock, Json, Memory
 from drivers.route_b import j11, skstack
+from drivers.route_b.conversation import Credentials, Port, Timeouts
 from drivers.route_b.echonet import Frame
 from drivers.route_b.j11_session import J11Session
 from drivers.route_b.joining import Joining
 from drivers.route_b.link import locate, open_port, stable_name
 from drivers.route_b.requests import Limits, Question
-from drivers.route_b.session import Credentials, Port, Session, Timeouts
+from drivers.route_b.session import Session
 
 _SK_WORD = b"EVER "
 _MOST_KEPT_BYTES = 4096

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Unpack
 
-from drivers.api import Clock, ConfigError, Json, LinkError, MalformedError, Memory, RefusedError
+from drivers.api import ConfigError, Json, LinkError, MalformedError, RefusedError
 from drivers.route_b import j11, skstack
+from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
 from drivers.route_b.echonet import Frame
 from drivers.route_b.j11 import J11Reader, Message
-from drivers.route_b.joining import Joining
-from drivers.route_b.requests import Limits, NoAnswerError, Question, Requests, SessionLostError
-from drivers.route_b.session import MAX_PANS, SCAN_DURATIONS, Counters, Credentials, Port, Timeouts
-from drivers.route_b.skstack import Noise, Pan
+from drivers.route_b.requests import NoAnswerError, SessionLostError
+from drivers.route_b.skstack import Pan
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +21,11 @@ _LOST = "the session has ended"
 _FIRST_CHANNEL = 33
 
 
-class J11Session:
-    """The state of one J11 dongle; `hear` gets the meter's notifications as they come."""
+class J11Session(Conversation[Message]):
+    """The state of one J11 dongle; `hear` gets the meter's notifications as they come.
 
-    limited = False  # the family tells a limit by each sending that fails
+    The family shows no networks of others, and tells a limit of the radio law by each sending that fails.
+    """
 
     def __init__(
         self,
@@ -32,59 +33,14 @@ class J11Session:
         credentials: Credentials,
         hear: Callable[[Frame], None],
         timeouts: Timeouts | None = None,
-        *,
-        limits: Limits | None = None,
-        clock: Clock | None = None,
-        joining: Joining | None = None,
+        **means: Unpack[Means],
     ) -> None:
-        self._port = port
-        self._credentials = credentials
-        self._timeouts = timeouts or Timeouts()
-        self._joining = joining or Joining(credentials.route_b_id, clock)
-        self._reader = J11Reader()
-        self._commanding = asyncio.Lock()
+        super().__init__(J11Reader(), port, credentials, hear, timeouts, **means)
         self._awaited: dict[int, asyncio.Future[Message]] = {}
-        self._pans: list[Pan] = []
-        self._mac = ""
-        self._prepared = False
-        self.requests = Requests(self.send, hear, limits, clock)
-        self.version = ""
-        self.joined = False
-        self.lost_because = "not joined yet"
         self.rssi_dbm: int | None = None
-        self.counters = Counters()
 
-    def status(self) -> dict[str, Json]:
-        """Return what the dongle is and how the radio does."""
-        return {
-            "limited": False,
-            "rssi_dbm": self.rssi_dbm,
-            "dialect": "J11",
-            "firmware": self.version,
-            "malformed": self.counters.malformed + self.requests.tally.malformed,
-            "strangers": self.counters.strangers,
-            "foreign_networks": 0,  # the dongle shows none
-            "dongle_resets": self.counters.resets,
-            **self.requests.status(),
-        }
-
-    async def run(self) -> None:
-        """Take in all that arrives until cancelled; raises LinkError when the port is gone."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read(), name="route_b read")
-            group.create_task(self.requests.run(), name="route_b infc")
-
-    async def connect(self, memory: Memory) -> None:
-        """Bring the dongle into the meter's network; raises as `prepare`, `scan` and `join` do."""
-        await self._joining.connect(self, memory)
-
-    async def get(self, epcs: Sequence[int]) -> Frame:
-        """Return the meter's answer to one question for some properties; as `Requests.get`."""
-        return await self.requests.get(epcs)
-
-    async def ask(self, *questions: Question) -> list[Frame]:
-        """Return the answers to some questions that nothing comes between; as `Requests.ask`."""
-        return await self.requests.ask(*questions)
+    def _told(self) -> dict[str, Json]:
+        return {"rssi_dbm": self.rssi_dbm, "dialect": "J11"}
 
     async def send(self, data: bytes) -> None:
         """Hand one datagram to the dongle; as `Requests` wants it."""
@@ -171,36 +127,20 @@ class J11Session:
             finally:
                 del self._awaited[awaited]
 
+    async def _look(self) -> None:
+        await self._command(j11.request(j11.VERSION), j11.VERSION)
+
     # What arrives.
 
-    async def _read(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._timeouts.stalled_bytes_s if self._reader.waiting else None):
-                    chunk = await self._port.read()
-            except TimeoutError:
-                incoming = self._reader.give_up()
-            else:
-                incoming = self._reader.feed(chunk)
-            for item in incoming:
-                if isinstance(item, Noise):
-                    self._take_noise(item.reason)
-                else:
-                    self._take(item)
-
-    def _take_noise(self, reason: str) -> None:
-        self.counters.malformed += 1
-        log.debug("dropped: %s", reason)
-
-    def _take(self, message: Message) -> None:
-        log.debug("< %04X", message.command)
-        future = self._awaited.get(message.command)
+    def _take(self, item: Message) -> None:
+        log.debug("< %04X", item.command)
+        future = self._awaited.get(item.command)
         try:
-            self._take_notification(message, awaited=future is not None)
+            self._take_notification(item, awaited=future is not None)
         except MalformedError as error:
             self._take_noise(str(error))
         if future is not None and not future.done():
-            future.set_result(message)
+            future.set_result(item)
 
     def _take_notification(self, message: Message, *, awaited: bool) -> None:
         match message.command:
@@ -221,7 +161,3 @@ class J11Session:
             return
         self.rssi_dbm = datagram.rssi_dbm
         self.requests.take(datagram.data)
-
-    def _lose(self, reason: str) -> None:
-        self.joined, self.lost_because = False, reason
-        self.requests.lose(reason)

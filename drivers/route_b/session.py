@@ -9,70 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Unpack
 
-from drivers.api import Clock, ConfigError, Json, LinkError, Memory, RefusedError
+from drivers.api import ConfigError, Json, LinkError, RefusedError
 from drivers.route_b import skstack
 from drivers.route_b.airtime import AirTime
+from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
 from drivers.route_b.echonet import Frame
-from drivers.route_b.joining import Joining
-from drivers.route_b.requests import Limits, NoAnswerError, Question, Requests, SessionLostError
-from drivers.route_b.skstack import Datagram, Dialect, Incoming, Line, Noise, Pan, PanaFrame, SkEvent, SkReader
+from drivers.route_b.requests import NoAnswerError, SessionLostError
+from drivers.route_b.skstack import Datagram, Dialect, Incoming, Line, Pan, PanaFrame, SkEvent, SkReader
 
 __all__ = ["Credentials", "NoAnswerError", "Port", "Session", "SessionLostError", "Timeouts"]
 
 log = logging.getLogger(__name__)
 
-SCAN_DURATIONS = range(4, 9)
-MAX_PANS = 32
 MAX_LINES = 32
-
-
-class Port(Protocol):
-    """Bytes in both directions; raises LinkError when they stop."""
-
-    async def read(self) -> bytes:
-        """Return the next bytes, at least one."""
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What the power company hands out for Route B; never shown."""
-
-    route_b_id: str = field(repr=False)
-    password: str = field(repr=False)
-
-    @property
-    def pair_id(self) -> str:
-        """Return what a meter shows of the ID in its beacons."""
-        return self.route_b_id[-8:].upper()
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long to wait for the dongle, in real seconds."""
-
-    command_s: float = 5.0
-    wake_s: float = 1.0
-    join_s: float = 60.0
-    late_beacon_s: float = 0.5  # some descriptions come after the end of the scan
-    stalled_bytes_s: float = 2.0
-    watch_s: float = 60.0  # between two looks at a dongle that says nothing by itself
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened on the link since it was opened."""
-
-    malformed: int = 0
-    strangers: int = 0  # datagrams of others, to other ports, or not encrypted
-    foreign_pans: int = 0  # networks of other route-B IDs in the last scan
-    resets: int = 0
 
 
 @dataclass(slots=True)
@@ -84,7 +37,7 @@ class _Answer:
     lines: list[str] = field(default_factory=list)
 
 
-class Session:
+class Session(Conversation[Incoming]):
     """The state of one dongle; `hear` gets the meter's notifications as they come."""
 
     def __init__(
@@ -93,75 +46,30 @@ class Session:
         credentials: Credentials,
         hear: Callable[[Frame], None],
         timeouts: Timeouts | None = None,
-        *,
-        limits: Limits | None = None,
-        clock: Clock | None = None,
-        joining: Joining | None = None,
+        **means: Unpack[Means],
     ) -> None:
-        self._port = port
-        self._credentials = credentials
-        self._timeouts = timeouts or Timeouts()
-        self._joining_policy = joining or Joining(credentials.route_b_id, clock)
         self._reader = SkReader()
-        self._commanding = asyncio.Lock()
+        super().__init__(self._reader, port, credentials, hear, timeouts, **means)
         self._open_gate = asyncio.Event()  # clear while the dongle must not send
         self._open_gate.set()
         self._answer: _Answer | None = None
         self._scanned: asyncio.Future[None] | None = None
-        self._joining: asyncio.Future[bool] | None = None
-        self._pans: list[Pan] = []
+        self._let_in: asyncio.Future[bool] | None = None
         self._beacons = 0
         self._pana_frames = 0
-        self._mac = ""
         self._address = ""
-        self._prepared = False
         self._watching = False  # an echo would tell that the dongle has started anew
         self._reauthenticating_since: float | None = None
-        self.requests = Requests(self.send, hear, limits, clock)
         self.air_time = AirTime()
         self.dialect: Dialect = "A1"
-        self.version = ""
-        self.joined = False
-        self.limited = False
-        self.lost_because = "not joined yet"
         self.lqi: int | None = None
-        self.counters = Counters()
 
-    def status(self) -> dict[str, Json]:
-        """Return what the dongle is and how the radio does."""
+    def _told(self) -> dict[str, Json]:
         return {
-            "limited": self.limited,
             "rssi_dbm": None if self.lqi is None else skstack.dbm(self.lqi),
             "dialect": self.dialect,
-            "firmware": self.version,
-            "malformed": self.counters.malformed + self.requests.tally.malformed,
-            "strangers": self.counters.strangers,
-            "foreign_networks": self.counters.foreign_pans,
-            "dongle_resets": self.counters.resets,
-            **self.requests.status(),
             "transmit_s_last_hour": self.air_time.last_hour_s,
         }
-
-    async def run(self) -> None:
-        """Take in all that arrives until cancelled; raises LinkError when the port is gone."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read(), name="route_b read")
-            group.create_task(self.requests.run(), name="route_b infc")
-            group.create_task(self._watch(), name="route_b watch")
-
-    # The meter.
-
-    async def connect(self, memory: Memory) -> None:
-        """Bring the dongle into the meter's network; raises as `prepare`, `scan` and `join` do."""
-        await self._joining_policy.connect(self, memory)
-
-    async def get(self, epcs: Sequence[int]) -> Frame:
-        """Return the meter's answer to one question for some properties; as `Requests.get`."""
-        return await self.requests.get(epcs)
-
-    async def ask(self, *questions: Question) -> list[Frame]:
-        """Return the answers to some questions that nothing comes between; as `Requests.ask`."""
-        return await self.requests.ask(*questions)
 
     async def send(self, data: bytes) -> None:
         """Hand one datagram to the dongle, once it may send; as `Requests` wants it."""
@@ -273,7 +181,7 @@ class Session:
 
     async def _authenticate(self) -> bool:
         """Return whether the meter lets us in; raises NoAnswerError when the dongle does not say."""
-        joining = self._joining = asyncio.get_running_loop().create_future()
+        joining = self._let_in = asyncio.get_running_loop().create_future()
         try:
             answer = await self._command(join := skstack.command("SKJOIN", self._address))
             if _failed(answer):  # ER05: a session is still open
@@ -286,7 +194,7 @@ class Session:
         except TimeoutError:
             raise NoAnswerError(f"the meter has not let us join within {self._timeouts.join_s:g} s") from None
         finally:
-            self._joining = None
+            self._let_in = None
 
     async def _command(self, line: bytes, *, expects: str = "", limit_s: float | None = None) -> _Answer:
         """Return the dongle's answer to a command, OK or FAIL; raises LinkError when it keeps silent."""
@@ -309,21 +217,17 @@ class Session:
 
     # Watching over a dongle that has nothing to say.
 
-    async def _watch(self) -> None:
-        """Ask the dongle now and then how long it has sent, which also shows that it lives; raises LinkError."""
+    async def _look(self) -> None:
+        """Ask the dongle how long it has sent, which also shows that it lives; raises LinkError."""
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._timeouts.watch_s)
-            if not self.joined:
-                continue
-            sent = await self._register("SFD")
-            if sent is not None:
-                self.air_time.measure(loop.time(), sent)
-            if self.limited and await self._register("SFB") == 0:  # the end of the limit was missed
-                self._limit(on=False)
-            since = self._reauthenticating_since
-            if since is not None and loop.time() - since > self._timeouts.join_s:
-                self._lose("the session was not renewed in time")
+        sent = await self._register("SFD")
+        if sent is not None:
+            self.air_time.measure(loop.time(), sent)
+        if self.limited and await self._register("SFB") == 0:  # the end of the limit was missed
+            self._limit(on=False)
+        since = self._reauthenticating_since
+        if since is not None and loop.time() - since > self._timeouts.join_s:
+            self._lose("the session was not renewed in time")
 
     async def _register(self, name: str) -> int | None:
         """Return the value of a register, or None where the dongle does not have it."""
@@ -335,18 +239,6 @@ class Session:
             return None
 
     # What arrives.
-
-    async def _read(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._timeouts.stalled_bytes_s if self._reader.waiting else None):
-                    chunk = await self._port.read()
-            except TimeoutError:
-                incoming = self._reader.give_up()
-            else:
-                incoming = self._reader.feed(chunk)
-            for item in incoming:
-                self._take(item)
 
     def _take(self, item: Incoming) -> None:
         match item:
@@ -362,8 +254,6 @@ class Session:
             case Pan():
                 if len(self._pans) < MAX_PANS:
                     self._pans.append(item)
-            case Noise(reason):
-                self._take_noise(reason)
 
     def _take_line(self, text: str) -> None:
         log.debug("< %s", skstack.masked(text))
@@ -384,10 +274,6 @@ class Session:
         if self.joined:
             self.counters.resets += 1
             self._lose("the dongle has started anew")
-
-    def _take_noise(self, reason: str) -> None:
-        self.counters.malformed += 1
-        log.debug("dropped: %s", reason)
 
     def _take_event(self, event: SkEvent) -> None:
         match event.number:
@@ -420,19 +306,18 @@ class Session:
                 self._limit(on=number == 0x32)
 
     def _settle_join(self, *, joined: bool) -> None:
-        if self._joining is not None:
-            if not self._joining.done():
+        if self._let_in is not None:
+            if not self._let_in.done():
                 self.joined = joined
-                self._joining.set_result(joined)
+                self._let_in.set_result(joined)
         elif not joined and self.joined:
             self._lose(_LOSSES[0x24])
         self._reauthenticating_since = None
         self._turn_gate()
 
     def _lose(self, reason: str) -> None:
-        self.joined, self._reauthenticating_since = False, None
-        self.lost_because = reason
-        self.requests.lose(reason)
+        self._reauthenticating_since = None
+        super()._lose(reason)
         self._turn_gate()
 
     def _limit(self, *, on: bool) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from drivers.api import Clock, Json
-from drivers.route_b.session import Credentials
+from drivers.route_b.conversation import Credentials
 
 if TYPE_CHECKING:
-    from drivers.route_b.session import Port
+    from drivers.route_b.conversation import Port
 
 RING_BYTES = 48 * 1024
 ENTRY_BYTES = 32

@@ -199,6 +199,38 @@ async def test_an_ended_session_and_a_restart_are_noticed_and_mended(end):
 
 
 @pytest.mark.looptime
+async def test_a_dongle_that_falls_silent_while_nobody_asks_is_a_link_error_within_a_minute():
+    async def joined_then_mute():
+        async with conversation() as (session, dongle):
+            await session.connect(DictMemory())
+            dongle.receive = lambda data: None
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await joined_then_mute()
+    assert caught.group_contains(LinkError, match="does not answer 006B")
+    assert asyncio.get_running_loop().time() < 20 + 60 + 5  # the join, the watch, a command
+
+
+@pytest.mark.looptime
+async def test_a_quiet_dongle_that_lives_is_watched_and_left_alone():
+    async with conversation() as (session, dongle):
+        await session.connect(DictMemory())
+        asked, receive = [], dongle.receive
+        dongle.receive = lambda data: (asked.append(data), receive(data))
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(3600)
+        assert session.joined
+        assert asked == [j11.request(j11.VERSION)] * 60
+        await session.get([0xE7])
+        dongle.end_session(0x29)
+        asked.clear()
+        await asyncio.sleep(3600)
+        assert asked == []  # whoever joins again finds out whether it lives
+    assert asyncio.get_running_loop().time() - began > 7200
+
+
+@pytest.mark.looptime
 async def test_a_mute_dongle_is_a_link_error():
     async with conversation() as (session, dongle):
         dongle.receive = lambda data: None
