@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
+from harness import free_port
 
 from drivers.api import Context, Sample
 from drivers.contract import DictMemory, FastClock
@@ -20,6 +22,7 @@ from drivers.quantities import QUANTITIES
 from simulators.house import House
 from simulators.inverter import InverterServer
 from simulators.modbus_images import ImageError, image_of
+from simulators.programs import Program, running, until
 
 DATA = Path(__file__).parents[1] / "data" / "modbus"
 SHARED = Path(__file__).parents[3] / "shared" / "golden" / "modbus"
@@ -145,34 +148,71 @@ def test_a_file_that_is_no_capture_is_named(tmp_path, text):
         image_of(path)
 
 
-@pytest.mark.slow  # two processes: the simulator and the command, as a person starts them
-@pytest.mark.parametrize("name", VENDORED)
-async def test_the_command_reads_a_played_image(name, tmp_path):
-    expected = json.loads((DATA / "expected" / f"{name}.json").read_text())
-    expect = json.loads((DATA / f"{name}.json").read_text())["expect"]
-    simulator = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "simulators", "inverter", "--image", DATA / f"{name}.json", "--port", "0",
-        stdout=asyncio.subprocess.PIPE,
+def configured(folder, drivers):
+    """A configuration that reads images: driver's name to port, devices and their maps."""
+    table = {
+        "gateway": {"id": "golden-1"},
+        "state_directory": str(folder / "state"),
+        "mqtt": {"host": "127.0.0.1", "port": 9},
+        "drivers": {
+            name: {"driver": "modbus", "host": "127.0.0.1", "port": port, "gap_ms": 0, "connect_delay_ms": 0}
+            | {"devices": {image: {"map": expectation(image)["map"], "unit": unit} for image, unit in devices.items()}}
+            for name, (port, devices) in drivers.items()
+        },
+    }
+    path = folder / "house.yaml"
+    path.write_text(yaml.safe_dump(table))
+    return path
+
+
+def expectation(name):
+    return json.loads((DATA / "expected" / f"{name}.json").read_text())
+
+
+async def wrong_by_command(config, names):
+    """What `edge-agent read --json` says wrongly of images, by image."""
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "edge_agent", "read", str(config), "--json", "--timeout", "20",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    try:
-        async with asyncio.timeout(30):
-            line = (await simulator.stdout.readline()).decode()
-        port = int(re.search(r":(\d+)", line)[1])
-        (tmp_path / "house.yaml").write_text(
-            f"gateway: {{id: golden-1}}\nstate_directory: {tmp_path}/state\nmqtt: {{host: 127.0.0.1, port: 9}}\n"
-            f"drivers:\n  modbus:\n    driver: modbus\n    host: 127.0.0.1\n    port: {port}\n"
-            f"    devices: {{inverter: {{map: {expected['map']}, unit: 1}}}}\n"
+    async with asyncio.timeout(60):
+        out, err = await command.communicate()
+    assert command.returncode == 0, err.decode()
+    said = {answer["device"]: answer["values"] for answer in map(json.loads, out.splitlines())}
+    assert said.keys() == set(names)
+    expect = {name: json.loads(path_of(name).read_text())["expect"] for name in names}
+    found = {name: wrong_values(expectation(name)["keys"], expect[name], said[name]) for name in names}
+    return {name: wrong for name, wrong in found.items() if wrong}
+
+
+@pytest.mark.slow  # the simulators and the command as programs
+async def test_the_command_reads_what_the_simulators_play(tmp_path):
+    """All programs as a person starts them, for the images that are always here."""
+    ports = {name: free_port() for name in VENDORED}
+    simulators = [
+        Program(
+            name,
+            [sys.executable, "-m", "simulators", "inverter", "--image", DATA / f"{name}.json", "--port", str(port)],
+            tmp_path / f"{name}.log",
         )
-        command = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edge_agent", "read", str(tmp_path / "house.yaml"), "--json", "--timeout", "20",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        async with asyncio.timeout(60):
-            out, err = await command.communicate()
-        assert command.returncode == 0, err.decode()
-        (said,) = (json.loads(line) for line in out.splitlines())
-        assert said["device"] == "inverter"
-        assert not wrong_values(expected["keys"], expect, said["values"])
+        for name, port in ports.items()
+    ]
+    config = configured(tmp_path, {f"line_{name}": (port, {name: 1}) for name, port in ports.items()})
+    async with running(*simulators):
+        for simulator in simulators:
+            await until(lambda log=simulator.log: b"inverter at" in log.read_bytes(), 30, "it listens", simulator)
+        assert not await wrong_by_command(config, VENDORED)
+
+
+@pytest.mark.slow  # the command as a program
+async def test_the_command_reads_all_other_images(tmp_path):
+    """Eleven units behind one address, and one reading of all of them."""
+    names = [path.stem for path in EXPECTED if path.stem not in VENDORED]
+    units = {unit: image_of(path_of(name))[1] for unit, name in enumerate(names, 1)}
+    server = InverterServer(units, lambda: NOON)
+    await server.start()
+    try:
+        devices = {name: unit for unit, name in enumerate(names, 1)}
+        assert not await wrong_by_command(configured(tmp_path, {"line": (server.port, devices)}), names)
     finally:
-        simulator.terminate()
-        await simulator.wait()
+        await server.close()
