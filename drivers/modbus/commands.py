@@ -178,6 +178,10 @@ async def _dump(arguments: argparse.Namespace) -> int:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(captured), indent=1).decode() + "\n")
     if arguments.range:
         sys.stderr.write("look through it before you send it: with --range a serial number cannot be told apart\n")
+    elif not all(span.is_known for span in spans):
+        sys.stderr.write(
+            "models of the maker's own: texts are left out; a serial number that is a number may be there\n"
+        )
     return 0
 
 

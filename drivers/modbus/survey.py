@@ -17,12 +17,19 @@ from drivers.modbus.planner import Request, Space
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.registers import text
 from drivers.modbus.sunspec import BASES, Chain, discover
+from drivers.modbus.sunspec_points import table
 
 MOST_DUMPED = 10_000
 """Registers of one dump; the largest captures of home inverters have about 3,000."""
 BLOCK = 50
 COMMON_MODEL = 1
 SERIAL_AT, SERIAL_WORDS = 50, 16
+NETWORK_MODELS = range(10, 20)
+"""SunSpec's models of interfaces, addresses, proxies and dial-up: names, passwords, MAC addresses, nothing measured."""
+TEXT_WORDS = 2
+"""Registers in a row that hold letters or digits and so may be a text; a shorter one tells nobody apart."""
+SPREAD_WORDS = 6
+"""The same where each register holds one letter: small numbers look alike, so it takes a longer row."""
 
 
 class Line(Reads, Protocol):
@@ -110,11 +117,12 @@ async def _read(link: Line, unit: int, request: Request, timeout_s: float) -> by
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Registers to dump: `first` up to but not including `end`."""
+    """Registers to dump: `first` up to but not including `end`; of unknown ones what looks like text is left out."""
 
     space: Space
     first: int
     end: int
+    is_known: bool = True
 
 
 def spans_of(register_map: RegisterMap) -> list[Span]:
@@ -127,14 +135,20 @@ def spans_of(register_map: RegisterMap) -> list[Span]:
 
 
 def spans_of_chain(chain: Chain) -> list[Span]:
-    """Return the registers of a chain, from the marker to the end model, without the serial numbers."""
+    """Return the registers of a chain, from the marker to the end model, without the serial numbers.
+
+    Of a model about the network only the header is dumped; a maker's own model is of unknown meaning.
+    """
     spans = [Span("holding", chain.models[0].address - 2, chain.models[0].address)] if chain.models else []
     for model in chain.models:
         if model.id == COMMON_MODEL:
             spans.append(Span("holding", model.address, model.address + SERIAL_AT))
             spans.append(Span("holding", model.address + SERIAL_AT + SERIAL_WORDS, model.end))
         else:
-            spans.append(Span("holding", model.address, model.end))
+            body = model.address + 2
+            spans.append(Span("holding", model.address, body))
+            if model.id not in NETWORK_MODELS:
+                spans.append(Span("holding", body, model.end, is_known=table(model.id) is not None))
     if chain.models:
         spans.append(Span("holding", chain.models[-1].end, chain.models[-1].end + 2))
     return [span for span in spans if span.first < span.end]
@@ -159,7 +173,8 @@ async def dump(link: Line, unit: int, spans: Sequence[Span], timeout_s: float) -
             blocks.append((first, data.hex()))
         elif count > 1:
             waiting += [(first + count // 2, count - count // 2), (first, count // 2)]
-    return _joined(blocks)
+    unknown = {address for span in spans if not span.is_known for address in range(span.first, span.end)}
+    return _without_texts(_joined(blocks), unknown)
 
 
 def image(blocks: Sequence[tuple[int, str]], unit: int, space: Space, name: str, description: str) -> dict[str, Json]:
@@ -175,14 +190,35 @@ def image(blocks: Sequence[tuple[int, str]], unit: int, space: Space, name: str,
     }
 
 
-def _runs(addresses: Sequence[int]) -> list[tuple[int, int]]:
+def _runs(addresses: Sequence[int], most: int = BLOCK) -> list[tuple[int, int]]:
     runs: list[tuple[int, int]] = []
     for address in addresses:
-        if runs and address == sum(runs[-1]) and runs[-1][1] < BLOCK:
+        if runs and address == sum(runs[-1]) and runs[-1][1] < most:
             runs[-1] = runs[-1][0], runs[-1][1] + 1
         else:
             runs.append((address, 1))
     return runs
+
+
+def _without_texts(blocks: Sequence[tuple[int, str]], unknown: set[int]) -> list[tuple[int, str]]:
+    """Leave out what looks like a text among registers whose meaning nobody knows: it may be a serial number."""
+    words = {first + at // 4: shown[at : at + 4] for first, shown in blocks for at in range(0, len(shown), 4)}
+    guessed = {address: bytes.fromhex(word) for address, word in words.items() if address in unknown}
+    packed = {address for address, word in guessed.items() if _is_written(word)}
+    spread = {address for address, word in guessed.items() if _is_written(word.lstrip(b"\0"))}
+    texts = _rows(packed, TEXT_WORDS) | _rows(spread, SPREAD_WORDS)
+    return _joined([(address, word) for address, word in words.items() if address not in texts])
+
+
+def _is_written(word: bytes) -> bool:
+    """Say whether a register may be a part of a text: visible ASCII, perhaps ended by a zero."""
+    return len(word) > 0 and all(0x20 <= byte < 0x7F for byte in word[:1] + word[1:].rstrip(b"\0"))
+
+
+def _rows(addresses: set[int], least: int) -> set[int]:
+    """Return the addresses that stand in a row of at least so many."""
+    rows = [range(first, first + count) for first, count in _runs(sorted(addresses), len(addresses))]
+    return {address for row in rows if len(row) >= least for address in row}
 
 
 def _joined(blocks: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:

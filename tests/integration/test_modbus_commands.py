@@ -7,6 +7,8 @@ import re
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drivers.api import Context
 from drivers.contract import DictMemory, FastClock
@@ -19,6 +21,7 @@ from simulators.house import House
 from simulators.inverter import InverterServer, huawei, sunspec
 from simulators.modbus_images import image_of
 from simulators.modbus_transport import parse
+from simulators.modbus_units import Unit
 
 NOON = House(seed=1).at(1_780_239_600_000 + 12 * 3_600_000)
 
@@ -91,6 +94,70 @@ async def test_a_dump_leaves_out_what_the_device_refuses(capsys):
     told = capsys.readouterr()
     assert [block[0] for block in json.loads(told.out)["blocks"]] == [32000, 32100]
     assert "serial number" in told.err
+
+
+def words_of(text, *, spread=False):
+    data = "".join(f"\0{letter}" if spread else letter for letter in text).encode()
+    data += b"\0" * (len(data) % 2)
+    return [data[at] << 8 | data[at + 1] for at in range(0, len(data), 2)]
+
+
+def chain_with(*models):
+    """A unit that shows a common model and these others: number and registers."""
+    common = [*words_of("Maker"), *[0] * 45, *words_of("SECRET-0001"), *[0] * 12]
+    words = words_of("SunS")
+    for number, body in [(1, common[:66]), *models, (0xFFFF, [])]:
+        words += [number, len(body), *body]
+    return Unit("inverter", ((40_000, 40_000 + len(words)),), (), dict(enumerate(words, 40_000)))
+
+
+async def dumped(unit, capsys):
+    server = InverterServer({1: unit}, lambda: NOON)
+    await server.start()
+    try:
+        assert await run("dump", f"127.0.0.1:{server.port}", "--gap", "0") == 0
+    finally:
+        await server.close()
+    told = capsys.readouterr()
+    blocks = json.loads(told.out)["blocks"]
+    return {
+        first + at // 4: int(words[at : at + 4], 16) for first, words in blocks for at in range(0, len(words), 4)
+    }, told
+
+
+async def test_a_makers_own_model_is_dumped_without_its_texts(capsys):
+    serial, spread = words_of("7E0F8A12B"), words_of("X99-0042", spread=True)
+    own = [2300, 0x8000, *serial, 501, 5000, *spread, 0, 0xFFFF]
+    unit = chain_with((64_110, own), (103, [1000 + at for at in range(50)]))
+    held, told = await dumped(unit, capsys)
+    at = 40_002 + 68 + 2
+    shown = [held.get(at + index) for index in range(len(own))]
+    assert shown == [2300, 0x8000, *[None] * len(serial), 501, 5000, *[None] * len(spread), 0, 0xFFFF]
+    assert (held[at - 2], held[at - 1]) == (64_110, len(own))
+    assert [held[at + len(own) + 2 + index] for index in range(50)] == [1000 + index for index in range(50)]
+    assert "texts are left out" in told.err
+
+
+async def test_of_a_model_about_the_network_only_the_header_is_dumped(capsys):
+    held, _ = await dumped(chain_with((11, [0x0200, 0x5E10, 0x2030]), (64_000, [7])), capsys)
+    assert held[40_070] == 11
+    assert not held.keys() & set(range(40_072, 40_075))
+    assert held[40_077] == 7
+    assert "SECRET" not in bytes.fromhex("".join(f"{word:04x}" for word in held.values())).decode("latin-1")
+
+
+@given(
+    serial=st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcxyz0123456789-/. ", min_size=4, max_size=32),
+    before=st.lists(st.integers(0, 0xFFFF), max_size=60),
+    after=st.lists(st.integers(0, 0xFFFF), max_size=60),
+)
+def test_no_text_of_an_unknown_model_survives_wherever_it_stands(serial, before, after):
+    body = [*before, *words_of(serial), *after]
+    blocks = [(100, "".join(f"{word:04x}" for word in body))]
+    held = survey._without_texts(blocks, set(range(100, 100 + len(body))))
+    addresses = {first + at // 4 for first, words in held for at in range(0, len(words), 4)}
+    assert not addresses & set(range(100 + len(before), 100 + len(before) + len(words_of(serial))))
+    assert survey._without_texts(blocks, set()) == blocks
 
 
 async def test_watching_shows_values_with_units_and_their_quality(capsys):
