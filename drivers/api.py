@@ -124,6 +124,15 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TimeHint:
+    """What a device's own clock says of UTC: when the boot clock showed `boot_ms` it was `unix_ms` ± `within_ms`."""
+
+    boot_ms: int
+    unix_ms: int
+    within_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a driver gets from its runner: its name in the configuration, time, and secrets by name."""
 
@@ -168,6 +177,14 @@ class Reports(Protocol):
 
 
 @runtime_checkable
+class TellsTime(Protocol):
+    """A driver whose device has a clock of its own, of use to a gateway that has none."""
+
+    def time_hint(self) -> TimeHint | None:
+        """Return what the device's clock bounds as last heard; None while it says nothing sure."""
+
+
+@runtime_checkable
 class Commands(Protocol):
     """A driver that can be told to do something."""
 
@@ -193,6 +210,18 @@ class Hears(Protocol):
 
     def hear(self, subject: str, payload: bytes) -> None:
         """Take a message in; any bytes may come; returns at once."""
+
+
+@runtime_checkable
+class Overhears(Protocol):
+    """A driver that needs to know what another driver's device reads, by that device's role in the house."""
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles it wants to hear of: grid, pv, battery."""
+
+    def overhear(self, role: str, sample: Sample) -> None:
+        """Take in a reading that was just taken; its stamp tells its age later on; returns at once."""
 
 
 @runtime_checkable

@@ -188,6 +188,8 @@ QUANTITIES = {
             "0288/EB",
             "reverseDirectionCumulativeElectricEnergyAtEvery30Min",
         ),
+        _energy("import_energy_at_1min_kwh", "買電量（1分値）", "Imported energy at the minute", "0288/D0"),
+        _energy("export_energy_at_1min_kwh", "売電量（1分値）", "Exported energy at the minute", "0288/D0"),
         _gauge(
             "pv_power_w", "W", "太陽光発電電力", "PV power", "0279/E0", "instantaneousElectricPowerGeneration", "power"
         ),
