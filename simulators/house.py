@@ -32,6 +32,9 @@ DEFAULT_START_MS = 1_780_239_600_000
 _KEPT_HALF_HOURS = 101 * 48
 """A meter remembers 99 days and today (EPC E5)."""
 
+_KEPT_MINUTES = 24 * 60
+"""What a meter of the second generation remembers here (EPC EE); the specification names no number."""
+
 _DATA_PEAK_W = 5_000
 _BATTERY_LIMIT_W = 2_500
 _EVENING_HOURS = range(15, 24)
@@ -103,9 +106,11 @@ class House:
             stored_ws=self._capacity_ws * draw(seed, "stored", 350, 650) // 1000,
         )
         self._half_hours: dict[int, Balance] = {}
+        self._minutes: dict[int, tuple[int, int]] = {}
         self._day = -1
         self._day_load: tuple[int, ...] = ()
         self._day_pv: tuple[int, ...] = ()
+        self._record_minute()
         self._record_half_hour()
 
     def at(self, unix_ms: int) -> Balance:
@@ -127,6 +132,19 @@ class House:
         except KeyError:
             raise UnknownTimeError(f"the house does not know the half hour {boundary}") from None
 
+    def registers_at_minute(self, unix_ms: int) -> tuple[int, int]:
+        """Return import and export in watt-seconds at the last full minute up to `unix_ms`, a day back at most.
+
+        Raises UnknownTimeError for a minute before that or before the start.
+        """
+        minute = unix_ms // 60_000 * 60
+        if minute > self._second:
+            self.at(minute * 1000)
+        try:
+            return self._minutes[minute]
+        except KeyError:
+            raise UnknownTimeError(f"the house does not know the minute {minute}") from None
+
     def currents_da(self, balance: Balance) -> tuple[int, int]:
         """Return the grid currents of phases R and T in 0.1 A at 100 V; PV and battery feed both alike, signed."""
         minute = balance.unix_ms // 60_000
@@ -145,7 +163,8 @@ class House:
             self._integrate(load, pv, battery, span)
             run -= span
             self._second += span
-        if self._second % HALF_HOUR_S == 0:
+        if self._second % 60 == 0:
+            self._record_minute()
             self._record_half_hour()
 
     def _battery(self, load: int, pv: int, second: int) -> tuple[int, int]:
@@ -197,6 +216,13 @@ class House:
             charge_ws=registers.charge_ws,
             discharge_ws=registers.discharge_ws,
         )
+
+    def _record_minute(self) -> None:
+        if self._second % 60:
+            return
+        self._minutes[self._second] = self._registers.import_ws, self._registers.export_ws
+        if len(self._minutes) > _KEPT_MINUTES:
+            del self._minutes[next(iter(self._minutes))]
 
     def _record_half_hour(self) -> None:
         if self._second % HALF_HOUR_S:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from simulators import faults, scenario
+from simulators import air, faults, scenario
+from simulators.air import Neighbour, Radio
 from simulators.clock import DAY_MS, SimulatedClock, add_time_options, clock_from, house_start_ms
-from simulators.dongle import Dialect, Dongle, Neighbour, Radio
+from simulators.dongle import Dialect, Dongle
 from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
 from simulators.j11 import J11Dongle
 from simulators.log import Served, ServedLog, add_log_option
+from simulators.meter_steps import KINDS, unfit_for_j11
 from simulators.metering import UNITS, Answer, Meter, Nameplate
-from simulators.terminal import Terminal
+from simulators.stage import Stage
+from simulators.terminal import Line, Terminal
 
 DEVICE = "meter"
 _NOTICE_AFTER_MS = 3_000
 """A notice of the half hour comes this long after it in simulated time; the norm allows five minutes."""
 _GREETING_AFTER_S = 3.0
-_REPLUG_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class MeterInRange:
         self._log = log
         self._settings = settings
         self._group = group
+        self._last_tid = bytes(2)
 
     def joined(self) -> None:
         """Announce the instance list a little after a session stands."""
@@ -65,10 +69,21 @@ class MeterInRange:
 
     def heard(self, data: bytes) -> None:
         """Answer a request, unless the air loses the answer."""
-        if self._settings.radio.latency_s:
-            self._group.create_task(self._answer_late(data), name="answer")
+        self._last_tid = data[2:4]
+        latency_s = self._dongle.answering_s(data[11] if len(data) > 11 else 1)
+        if latency_s:
+            self._group.create_task(self._answer_late(data, latency_s), name="answer")
         else:
             self._answer(data)
+
+    def notify(self, service: int, properties: Sequence[int], *, own_tid: bool) -> None:
+        """Tell properties unasked (73 INF, 74 INFC), with a TID of its own or that of the last request."""
+        tid = None if own_tid else self._last_tid
+        self._send_if_heard(self._meter.notice(service, properties, tid))
+
+    def stray(self, tid: int) -> None:
+        """Send the answer to a question that somebody else has asked."""
+        self._send_if_heard(self._meter.stray(tid.to_bytes(2)))
 
     async def tell_half_hours(self) -> None:
         """Notify the registers of each :00 and :30, until cancelled."""
@@ -77,20 +92,24 @@ class MeterInRange:
         while True:
             boundary = self._clock.unix_ms() // period_ms * period_ms + period_ms
             await self._clock.sleep_until(boundary + _NOTICE_AFTER_MS)
-            if self._dongle.session and not self._dongle.lost():
-                self._send(self._meter.half_hour_notice(service))
+            self._send_if_heard(self._meter.half_hour_notice(service))
 
     async def _greet(self) -> None:
         await asyncio.sleep(_GREETING_AFTER_S * self._settings.radio.radio_time)
         self._dongle.deliver(self._meter.instance_list().frame.encode(), to_everyone=True)
 
-    async def _answer_late(self, data: bytes) -> None:
-        await asyncio.sleep(self._settings.radio.latency_s)
+    async def _answer_late(self, data: bytes, latency_s: float) -> None:
+        await asyncio.sleep(latency_s)
         self._answer(data)
 
     def _answer(self, data: bytes) -> None:
         answer = self._meter.answer(data)
-        if answer is not None and self._dongle.session and not self._dongle.lost():
+        if answer is not None:
+            self._send_if_heard(answer)
+
+    def _send_if_heard(self, answer: Answer) -> None:
+        if self._dongle.in_touch and not self._dongle.lost():
+            self._dongle.tally[f"sent_{answer.frame.service:02X}"] += 1
             self._send(answer)
 
     def _send(self, answer: Answer) -> None:
@@ -113,95 +132,53 @@ async def serve(
     log: ServedLog | None = None,
     ready: asyncio.Event | None = None,
     settings: MeterSettings | None = None,
+    plug_in: Callable[[], Line] | None = None,
+    tally: Counter[str] | None = None,
 ) -> None:
     """Serve one meter at `link` until cancelled; `ready` is set once a client can open it.
 
-    A `cut` fault unplugs the dongle; it comes back powered up afresh, and undamaged from then on.
+    A `cut` fault unplugs the dongle; it comes back powered up afresh, and undamaged from then on. `plug_in` makes
+    another line than the pseudo-terminal at `link`; `tally` counts what came of the scenario.
     """
     chosen = settings or MeterSettings(dialect=dialect)
     meter = Meter(house, clock.unix_ms, chosen.nameplate)
     served = log or ServedLog(None, clock)
     damage: Sequence[faults.Fault] = chosen.faults
-    stage = _Stage(clock, chosen.radio)
+    stage = Stage(clock, chosen.radio, meter, served, chosen.seed, tally)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(scenario.play(chosen.scenario, clock, stage.act), name="scenario")
+            group.create_task(scenario.play(chosen.scenario, clock, stage.act, stage.end), name="scenario")
             while True:
                 settings = replace(chosen, radio=stage.radio)
-                await _plugged_in(meter, clock, link, served, ready, settings, damage, stage)
+                line = Terminal(link) if plug_in is None else plug_in()
+                await _plugged_in(meter, clock, line, served, ready, settings, damage, stage)
                 damage = ()
                 await stage.replugged()
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
 
 
-class _Stage:
-    """The dongle that is plugged in now, and what a scenario does to it."""
-
-    def __init__(self, clock: SimulatedClock, radio: Radio) -> None:
-        self._clock = clock
-        self.radio = radio
-        self.dongle: Dongle | J11Dongle | None = None
-        self.pulled = asyncio.Event()
-        self._away_until_ms = 0
-        self._mute_until_ms = 0
-
-    @property
-    def mute(self) -> bool:
-        """Tell whether the dongle neither hears nor says anything."""
-        return self._clock.unix_ms() < self._mute_until_ms
-
-    def act(self, step: scenario.Step) -> None:
-        """Do what a step says; with no dongle plugged in, only what lasts."""
-        until_ms = self._clock.unix_ms() + round(step.for_s * 1000)
-        dongle = self.dongle
-        if step.do == "loss":
-            self.radio = replace(self.radio, loss=step.share)
-            if dongle is not None:
-                dongle.retune(self.radio)
-        elif step.do == "mute":
-            self._mute_until_ms = until_ms
-        elif step.do == "unplug":
-            self._away_until_ms = until_ms
-            self.pulled.set()
-        elif dongle is not None and step.do == "restart":
-            dongle.restart()
-        elif dongle is not None and step.do == "end_session":
-            dongle.end_session(step.number)
-        elif isinstance(dongle, Dongle):
-            dongle.announce(step.number)
-
-    async def replugged(self) -> None:
-        """Wait until the dongle is plugged in again."""
-        self.dongle = None
-        if self._away_until_ms > self._clock.unix_ms():
-            await self._clock.sleep_until(self._away_until_ms)
-        else:
-            await asyncio.sleep(_REPLUG_AFTER_S)
-
-
 async def _plugged_in(
     meter: Meter,
     clock: SimulatedClock,
-    link: Path,
+    line: Line,
     log: ServedLog,
     ready: asyncio.Event | None,
     settings: MeterSettings,
     damage: Sequence[faults.Fault],
-    stage: _Stage,
+    stage: Stage,
 ) -> None:
     """Run the dongle from plugging in to being pulled out."""
     pulled = stage.pulled = asyncio.Event()
-    terminal = Terminal(link)
     try:
         async with asyncio.TaskGroup() as group:
-            to_client = faults.Pipe(faults.lane(damage, "out", settings.seed), terminal.write, pulled.set)
-            dongle = stage.dongle = _dongle(settings, _unless(stage, to_client.feed), group)
-            heard = _unless(stage, dongle.receive)
+            to_client = faults.Pipe(faults.lane(damage, "out", settings.seed), line.write, pulled.set)
+            dongle = _dongle(settings, stage.unless_mute("out", to_client.feed), group, stage.tally)
+            heard = stage.unless_mute("in", dongle.receive)
             to_dongle = faults.Pipe(faults.lane(damage, "in", settings.seed), heard, pulled.set)
-            terminal.listen(to_dongle.feed)
-            peer = MeterInRange(meter, dongle, clock, log, settings, group)
-            dongle.peer = peer
+            line.listen(to_dongle.feed)
+            dongle.peer = peer = MeterInRange(meter, dongle, clock, log, settings, group)
+            stage.plugged(dongle, peer, {"out": to_client, "in": to_dongle})
             pipes = [group.create_task(pipe.run(), name="pipe") for pipe in (to_client, to_dongle)]
             if settings.notify != "no":
                 pipes.append(group.create_task(peer.tell_half_hours(), name="half hours"))
@@ -212,18 +189,16 @@ async def _plugged_in(
             for task in pipes:
                 task.cancel()
     finally:
-        terminal.close()
+        line.close()
 
 
-def _unless(stage: _Stage, carry: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Return the same way for bytes, closed while the dongle is mute."""
-    return lambda data: None if stage.mute else carry(data)
-
-
-def _dongle(settings: MeterSettings, write: Callable[[bytes], None], group: asyncio.TaskGroup) -> Dongle | J11Dongle:
+def _dongle(
+    settings: MeterSettings, write: Callable[[bytes], None], group: asyncio.TaskGroup, tally: Counter[str]
+) -> Dongle | J11Dongle:
     if settings.dialect == "j11":
-        return J11Dongle(settings.radio, write, group, seed=settings.seed)
-    return Dongle(settings.dialect, settings.radio, write, group, binary=settings.binary, seed=settings.seed)
+        return J11Dongle(settings.radio, write, group, seed=settings.seed, tally=tally)
+    radio, binary = settings.radio, settings.binary
+    return Dongle(settings.dialect, radio, write, group, binary=binary, seed=settings.seed, tally=tally)
 
 
 def add_meter_options(parser: argparse.ArgumentParser) -> None:
@@ -232,18 +207,26 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", type=Path, required=True, help="path of the serial port to make (a link to a pty)")
     parser.add_argument(
         "--dialect",
-        choices=("a1", "c2", "j11"),
+        choices=("a1", "c2", "dss", "j11"),
         default="c2",
-        help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P; j11: RS-WSUHA-J11",
+        help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P; dss: RL7023 Stick-D/DSS, c2 that refuses ROPT; j11: RS-WSUHA-J11",
     )
     parser.add_argument("--binary", action="store_true", help="start in binary data mode (ROPT 00), as many are sold")
     parser.add_argument("--id", default=radio.route_b_id, help=f"route-B ID, 32 digits (default {radio.route_b_id})")
     parser.add_argument("--password", default=radio.password, help=f"route-B password (default {radio.password})")
     parser.add_argument(
-        "--radio-time", type=_share, default=0.0, metavar="0..1", help="share of the real scan and join times"
+        "--air",
+        choices=("measured", "ideal"),
+        default="ideal",
+        help="measured: losses, times of answers, scans and joins as on real ones (docs/route_b.md); ideal: none",
     )
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="time from a request to its answer")
-    parser.add_argument("--loss", type=_share, default=0.0, metavar="0..1", help="share of datagrams lost in the air")
+    parser.add_argument(
+        "--radio-time", type=_share, metavar="0..1", help="share of the real scan and join times, else as --air has it"
+    )
+    parser.add_argument("--latency-ms", type=float, help="time from a request to its answer, else as --air has it")
+    parser.add_argument(
+        "--loss", type=_share, metavar="0..1", help="share of datagrams lost in the air, else as --air has it"
+    )
     parser.add_argument("--expires-s", type=float, metavar="S", help="lifetime of a session (EVENT 29)")
     parser.add_argument("--no-renewal", action="store_true", help="an expired session is not renewed (EVENT 24)")
     parser.add_argument(
@@ -261,6 +244,12 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without", type=_codes, default=frozenset(), metavar="EPC,…", help="properties it refuses, as in D3,E3"
     )
+    parser.add_argument(
+        "--release",
+        choices=tuple("CDEFGHIJKLMNOPQR"),
+        default=plate.release,
+        help="Appendix release (82); R: second generation, with one-minute registers (C0, D0, EE, EF)",
+    )
     parser.add_argument("--pairs", action="store_true", help="it has EC and ED: half hours back from any moment")
     parser.add_argument("--meter-fault", action="store_true", help="it says that it is faulty (88)")
     parser.add_argument(
@@ -275,7 +264,7 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--next-serial", default=plate.next_serial, help="manufacturing number of that other meter")
     parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
     parser.add_argument(
-        "--scenario", type=_steps, default=(), metavar="FILE", help="YAML of what happens when (simulators/scenario.py)"
+        "--scenario", type=Path, metavar="FILE", help="YAML of what happens when (docs/route_b.md, faults from a file)"
     )
     faults.add_fault_option(parser)
 
@@ -284,20 +273,10 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
     """Return the settings of a simulator's options."""
     return MeterSettings(
         dialect=args.dialect,
-        radio=Radio(
-            args.id,
-            args.password,
-            args.radio_time,
-            args.loss,
-            args.latency_ms / 1000,
-            expires_s=args.expires_s,
-            renews=not args.no_renewal,
-            transmit_ms=args.transmit_ms,
-            rest_s=args.rest_s,
-            neighbour=Neighbour() if args.neighbour else None,
-        ),
+        radio=_radio(args),
         nameplate=Nameplate(
             serial=args.serial,
+            release=args.release,
             unit=args.unit,
             coefficient=args.coefficient,
             digits=args.digits,
@@ -312,7 +291,7 @@ def settings_from(args: argparse.Namespace) -> MeterSettings:
         binary=args.binary,
         notify=args.notify,
         faults=tuple(args.fault),
-        scenario=args.scenario,
+        scenario=_steps(args.scenario, args.dialect),
         seed=args.seed,
     )
 
@@ -337,11 +316,32 @@ async def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _steps(text: str) -> tuple[scenario.Step, ...]:
-    try:
-        return scenario.read(Path(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _radio(args: argparse.Namespace) -> Radio:
+    radio = Radio(
+        args.id,
+        args.password,
+        expires_s=args.expires_s,
+        renews=not args.no_renewal,
+        transmit_ms=args.transmit_ms,
+        rest_s=args.rest_s,
+        neighbour=Neighbour() if args.neighbour else None,
+    )
+    if args.air == "measured":
+        radio = replace(air.measured(radio), radio_time=1.0)
+    if args.radio_time is not None:
+        radio = replace(radio, radio_time=args.radio_time)
+    if args.loss is not None:
+        radio = replace(radio, loss=args.loss)
+    if args.latency_ms is not None:
+        radio = replace(radio, latency_s=args.latency_ms / 1000, one_property=None, several_properties=None)
+    return radio
+
+
+def _steps(path: Path | None, dialect: str) -> tuple[scenario.Step, ...]:
+    """Return the steps of a file; raises ValueError for one that this dongle cannot play."""
+    if path is None:
+        return ()
+    return scenario.read(path, KINDS, unfit_for_j11) if dialect == "j11" else scenario.read(path, KINDS)
 
 
 def _share(text: str) -> float:

@@ -26,7 +26,7 @@ NO_COUNT = bytes.fromhex("FFFFFFFE")
 NO_CURRENT = bytes.fromhex("7FFE")
 _DAY_UNSET = 0xFF
 _PAIRS_UNSET = bytes.fromhex("FFFFFFFFFFFF01")
-_MOST_PAIRS = 12
+_MOST_PAIRS, _MOST_MINUTES = 12, 10
 _OLDEST_DAY = 99
 
 UNITS = {
@@ -102,6 +102,7 @@ def property_map(codes: set[int]) -> bytes:
 class Nameplate:
     """What is printed on this meter and how it is wired; what ails it.
 
+    `release`: of the Appendix, a letter; from R on it is of the second generation and has C0, D0, EE and EF.
     `pairs`: it has EC and ED. `exchanged_ms`: from this half hour on another meter hangs there, which counts from zero.
     """
 
@@ -119,10 +120,15 @@ class Nameplate:
     next_serial: str = "SIM0000002"
     without: frozenset[int] = frozenset()
 
+    @property
+    def counts_minutes(self) -> bool:
+        """Whether it is a meter of the second generation."""
+        return self.release >= "R"
+
 
 @dataclass(slots=True)
 class Answer:
-    """A frame to send, and what it says in the vocabulary: one dict for now, and one per half hour."""
+    """A frame to send, and what it says in the vocabulary: one dict for now, one per half hour or minute it names."""
 
     frame: Frame
     values: dict[str, Served] = field(default_factory=dict)
@@ -140,7 +146,7 @@ class Meter:
         self._unit_code, self._unit_kwh = UNITS[self.nameplate.unit]
         self._location = b"\x61"
         self._day = _DAY_UNSET
-        self._pairs_from = _PAIRS_UNSET
+        self._pairs_from = self._minutes_from = _PAIRS_UNSET
         self._tid = 0
         readers: dict[int, Callable[[Answer], bytes]] = {
             0x80: lambda _: b"\x30",
@@ -152,7 +158,7 @@ class Meter:
             0x97: lambda _: bytes([self._shown().hour, self._shown().minute]),
             0x98: lambda _: _date(self._shown()),
             0x9D: lambda _: property_map({0x80, 0x81, 0x88}),
-            0x9E: lambda _: property_map({0x81, 0xE5} | ({0xED} if self.nameplate.pairs else set())),
+            0x9E: lambda _: property_map({0x81, 0xE5} | ({0xED, 0xEF} & self._readers.keys())),
             0x9F: lambda _: property_map(set(self._readers)),
             0xD3: lambda _: self.nameplate.coefficient.to_bytes(4),
             0xD7: lambda _: bytes([self.nameplate.digits]),
@@ -169,6 +175,13 @@ class Meter:
         }
         if self.nameplate.pairs:
             readers |= {0xEC: self._pairs, 0xED: lambda _: self._pairs_from}
+        if self.nameplate.counts_minutes:
+            readers |= {
+                0xC0: lambda _: b"\x00" + self.nameplate.maker + self._serial().encode("ascii")[:12].ljust(12, b"\x00"),
+                0xD0: self._at_minute,
+                0xEE: self._minutes,
+                0xEF: lambda _: self._minutes_from,
+            }
         self._readers = {code: reader for code, reader in readers.items() if code not in self.nameplate.without}
         self._node: Mapping[int, Callable[[Answer], bytes]] = {
             0x80: lambda _: b"\x30",
@@ -272,8 +285,11 @@ class Meter:
         if code == 0xE5 and len(data) == 1 and (data[0] <= _OLDEST_DAY or data[0] == _DAY_UNSET):
             self._day = data[0]
             return True
-        if code == 0xED and code in self._readers and _is_pairs_request(data):
+        if code == 0xED and code in self._readers and _is_pairs_request(data, _MOST_PAIRS, 30):
             self._pairs_from = data
+            return True
+        if code == 0xEF and code in self._readers and _is_pairs_request(data, _MOST_MINUTES, 1):
+            self._minutes_from = data
             return True
         if code == 0x81 and len(data) in {1, 17}:
             self._location = data
@@ -331,9 +347,11 @@ class Meter:
         return r.to_bytes(2, signed=True) + t.to_bytes(2, signed=True)
 
     def _count(self, balance: Balance, way: str) -> int:
+        return self._shown_count(_register_ws(balance, way), balance.unix_ms, way)
+
+    def _shown_count(self, watt_seconds: int, at_ms: int, way: str) -> int:
         """Return the register as the display counts it: whole units, rolling over at its digits."""
-        watt_seconds = _register_ws(balance, way)
-        if self.nameplate.exchanged_ms is not None and self._exchanged(balance.unix_ms):
+        if self.nameplate.exchanged_ms is not None and self._exchanged(at_ms):
             watt_seconds -= _register_ws(self._house.half_hour(self.nameplate.exchanged_ms), way)
         step_ws = int(self._unit_kwh * WS_PER_KWH) * self.nameplate.coefficient
         return int(watt_seconds // step_ws % 10**self.nameplate.digits)
@@ -363,11 +381,41 @@ class Meter:
         """Return the half hours back from the one that ED names."""
         if self._pairs_from == _PAIRS_UNSET:
             return _PAIRS_UNSET + NO_COUNT * 2
-        year, (month, day, hour, minute, number) = int.from_bytes(self._pairs_from[:2]), self._pairs_from[2:]
-        newest = datetime(year, month, day, hour, minute, tzinfo=JST)
-        moments = (newest - timedelta(minutes=30 * back) for back in range(number))
+        newest = _moment_of(self._pairs_from)
+        moments = (newest - timedelta(minutes=30 * back) for back in range(self._pairs_from[6]))
         slots = (self._slot(answer, at, way) for at in moments for way in ("import", "export"))
         return self._pairs_from + b"".join(slots)
+
+    def _at_minute(self, answer: Answer) -> bytes:
+        named = self._shown().replace(second=0, microsecond=0)
+        return _date(named) + bytes([named.hour, named.minute, 0]) + self._both_at(answer, named)
+
+    def _minutes(self, answer: Answer) -> bytes:
+        """Return the minutes back from the one that EF names."""
+        if self._minutes_from == _PAIRS_UNSET:
+            return _PAIRS_UNSET + NO_COUNT * 2
+        newest = _moment_of(self._minutes_from)
+        moments = (newest - timedelta(minutes=back) for back in range(self._minutes_from[6]))
+        return self._minutes_from + b"".join(self._both_at(answer, at) for at in moments)
+
+    def _both_at(self, answer: Answer, named: datetime) -> bytes:
+        """Return both registers at what was a minute by the meter's own clock."""
+        at_ms = (round(named.timestamp()) - self.nameplate.clock_error_s) // 60 * 60_000
+        if at_ms > self._moment_ms or self._exchanged(self._moment_ms) != self._exchanged(at_ms):
+            return NO_COUNT * 2
+        try:
+            registers = self._house.registers_at_minute(at_ms)
+        except UnknownTimeError:
+            return NO_COUNT * 2
+        counts = b""
+        for way, register, watt_seconds in zip(("import", "export"), (0xE0, 0xE3), registers, strict=True):
+            if register not in self._readers:
+                counts += NO_COUNT
+                continue
+            count = self._shown_count(watt_seconds, at_ms, way)
+            answer.half_hours.setdefault(named, {})[f"{way}_energy_at_1min_kwh"] = self._kwh(count)
+            counts += count.to_bytes(4)
+        return counts
 
     def _slot(self, answer: Answer, at: datetime, way: str) -> bytes:
         at_ms = round(at.timestamp() * 1000)
@@ -385,15 +433,21 @@ def _register_ws(balance: Balance, way: str) -> int:
     return balance.import_ws if way == "import" else balance.export_ws
 
 
-def _is_pairs_request(data: bytes) -> bool:
-    """Tell whether data are a half hour that exists, and a number of them."""
-    if len(data) != 7 or not 1 <= data[6] <= _MOST_PAIRS or data[5] not in {0, 30}:
+def _is_pairs_request(data: bytes, most: int, step_min: int) -> bool:
+    """Tell whether data are a moment that exists and has a reading, and a number of them."""
+    if len(data) != 7 or not 1 <= data[6] <= most or data[5] % step_min:
         return False
     try:
-        datetime(int.from_bytes(data[:2]), data[2], data[3], data[4], data[5], tzinfo=JST)
+        _moment_of(data)
     except ValueError:
         return False
     return True
+
+
+def _moment_of(request: bytes) -> datetime:
+    """Return the moment that ED or EF names; raises ValueError."""
+    month, day, hour, minute = request[2:6]
+    return datetime(int.from_bytes(request[:2]), month, day, hour, minute, tzinfo=JST)
 
 
 def _date(moment: datetime) -> bytes:

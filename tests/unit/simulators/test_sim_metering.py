@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.house import House
+from simulators.house import House, UnknownTimeError
 from simulators.metering import Frame, Meter, Nameplate, parse, property_map
 
 NOON_MS = 1_780_239_600_000 + 12 * 3_600_000 + 17 * 60_000 + 5_000  # 2026-06-01T12:17:05+09:00
@@ -286,3 +286,72 @@ def test_a_meter_remembers_ninety_nine_days_of_its_house():
     counts = [int.from_bytes(raw[2 + 4 * n : 6 + 4 * n]) for n in range(48)]
     first = 1_780_239_600_000 - 99 * day_ms
     assert counts == [device._house.half_hour(first + n * 1_800_000).import_ws // 360_000 for n in range(48)]
+
+
+SECOND = "80 81 82 88 8A 8D 97 98 9D 9E 9F C0 D0 D3 D7 E0 E1 E2 E3 E4 E5 E7 E8 EA EB EE EF"
+
+
+def listed(raw):
+    return {0x80 + 16 * bit + row for row in range(16) for bit in range(8) if raw[1 + row] >> bit & 1}
+
+
+def test_a_meter_of_the_second_generation_lists_what_it_has_more_and_an_older_one_does_not():
+    device = meter(release="R")
+    assert get(device, "82").hex() == "00005200"
+    assert listed(get(device, "9F")) == set(bytes.fromhex(SECOND))
+    assert get(device, "9E").hex().upper() == "0381E5EF"
+    assert get(device, "C0") == b"\0\0\0\x16SIM0000001\0\0"
+    older = meter(release="Q")
+    assert listed(get(older, "9F")) == set(bytes.fromhex(ALL))
+    assert ask(older, "6204C000D000EE00EF00") == "5204C000D000EE00EF00"
+
+
+def test_the_minute_is_the_houses_register_at_the_full_minute_to_the_integer():
+    device = meter(release="R", unit="0.001", digits=8)
+    oracle = House(1)
+    device.house.at(NOON_MS)  # the house has moved on beyond the minute, as with any power read before
+    then = oracle.at(NOON_MS - 5_000)
+    raw = get(device, "D0")
+    assert raw[:7].hex().upper() == "07EA06010C1100"
+    assert raw[7:] == (then.import_ws // 3_600).to_bytes(4) + (then.export_ws // 3_600).to_bytes(4)
+    answer = device.answer(bytes.fromhex("1081000105FF010288016201D000"))
+    assert {at.isoformat(): values for at, values in answer.half_hours.items()} == {
+        "2026-06-01T12:17:00+09:00": {
+            "import_energy_at_1min_kwh": Decimal(then.import_ws // 3_600) / 1000,
+            "export_energy_at_1min_kwh": Decimal(then.export_ws // 3_600) / 1000,
+        }
+    }
+
+
+def test_minutes_go_back_from_the_one_that_was_set_and_are_the_houses():
+    device = meter(release="R")
+    assert get(device, "EE").hex().upper() == "FFFFFFFFFFFF01" + "FFFFFFFE" * 2
+    assert ask(device, "6101EF0707EA06010C110A") == "7101EF00"
+    raw = get(device, "EE")
+    assert raw[:7].hex().upper() == "07EA06010C110A"
+    counts = [int.from_bytes(raw[at : at + 4]) for at in range(7, len(raw), 4)]
+    oracle = House(1)
+    balances = [oracle.at(NOON_MS - 5_000 - 60_000 * back) for back in reversed(range(10))]
+    assert counts == [ws // 360_000 for said in reversed(balances) for ws in (said.import_ws, said.export_ws)]
+    assert ask(device, "6101EF0707EA06010C1202") == "7101EF00"
+    assert get(device, "EE")[7:15] == bytes.fromhex("FFFFFFFE" * 2)  # a minute to come
+    for refused in ("07EA06010C110B", "07EA06010C1100", "07EA06010C3C01", "07EA0D010C0003", "07EA06010C11"):
+        assert ask(device, f"6101EF{len(refused) // 2:02X}{refused}").startswith("5101EF")
+
+
+def test_minutes_before_the_house_or_a_day_old_are_unknown():
+    device = meter(release="R", without=frozenset({0xE3}))
+    assert get(device, "D0")[11:] == bytes.fromhex("FFFFFFFE")
+    assert ask(device, "6101EF0707EA051F173B01") == "7101EF00"
+    assert get(device, "EE")[7:] == bytes.fromhex("FFFFFFFE" * 2)
+    house = House(1)
+    house.at(house.start_ms + 2 * 86_400_000)
+    with pytest.raises(UnknownTimeError):
+        house.registers_at_minute(house.start_ms + 86_400_000)
+    assert house.registers_at_minute(house.start_ms + 86_460_000)
+
+
+def test_a_meter_whose_clock_is_ahead_names_the_minute_by_its_own_clock():
+    device = meter(release="R", clock_error_s=3_600)
+    assert get(device, "D0")[:7].hex().upper() == "07EA06010D1100"
+    assert get(device, "D0")[7:] == get(meter(release="R"), "D0")[7:]
