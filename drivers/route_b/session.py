@@ -103,6 +103,8 @@ class Session(Conversation[Incoming]):
         info = await self._command(skstack.command("SKINFO"), expects="EINFO")
         self.dialect = "A1" if info.lines[-1].split()[-1] == "FFFE" else "C2"
         if self.dialect == "C2":
+            if await self._register("SF0"):  # a module for two networks that was left in the other one
+                await self._command(skstack.command("SKSREG", "SF0", "0"))
             await self._command(skstack.command("SKSREG", "SA2", "1"))  # signal strength of each datagram
         for line in (
             skstack.set_password(self._credentials.password),

@@ -189,6 +189,27 @@ async def test_a_dongle_in_binary_mode_is_set_to_text_once_and_one_in_text_mode_
         assert session._reader.binary is False
 
 
+async def test_a_dongle_without_options_that_refuses_all_it_need_not_know_is_joined_and_asked(dongle):
+    # RL7023 Stick-D/DSS as nbtk/momonga issue 4 describes it: always text, no ROPT, no WOPT; else the C2 dialect.
+    refused = dict.fromkeys(("ROPT", "WOPT", "SKAPPVER"), "FAIL ER04\r\n")
+    registers = dict.fromkeys(("SKSREG SF0", "SKSREG SA2 1", "SKSREG SFE 0", "SKADDNBR"), "FAIL ER06\r\n")
+    dongle.answers |= refused | registers
+    async with conversation(dongle) as session:
+        await join(session)
+        assert (await session.get([0xE7])).properties == {0xE7: bytes.fromhex("000003A1")}
+        assert (session.dialect, session._reader.binary, session.status()["malformed"]) == ("C2", False, 0)
+    assert (dongle.count("WOPT"), dongle.count("SKAPPVER"), dongle.count("ROPT")) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("said", "writes"), [("ESREG 1\r\nOK\r\n", 1), ("ESREG 0\r\nOK\r\n", 0), ("FAIL ER06\r\n", 0)])
+async def test_a_module_for_two_networks_is_set_to_route_b_only_where_it_is_in_the_other_one(dongle, said, writes):
+    dongle.answers["SKSREG SF0"] = said
+    async with conversation(dongle) as session:
+        await join(session)
+    assert dongle.count("SKSREG SF0 0") == writes
+    assert dongle.count("SKJOIN") == 1
+
+
 async def test_a_dongle_that_stays_in_binary_mode_is_read_in_binary(dongle):
     # u-one/go-el-controller tests: a BP35C2 in binary mode; the frame is vector G01.
     frame = bytes.fromhex("1081000102880105FF017201E704000001F8")
