@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -64,6 +66,19 @@ def require(missing):
         if path is None:
             missing(f"{program} is not installed (make test adds it where it may)")
         return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def imported(missing):
+    """`imported("playwright.async_api")` returns that module, or ends the test as `missing` does."""
+
+    def find(module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            missing(f"{error} (make setup installs it)")
 
     return find
 

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+import uvicorn
 
 from aggregator.api import create_api
 from aggregator.app import _Server
@@ -17,9 +18,6 @@ from aggregator.live import Live
 from aggregator.sqlite import SqliteStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-uvicorn = pytest.importorskip("uvicorn")
-playwright = pytest.importorskip("playwright.async_api")
 
 FLAGS = [
     "--headless",
@@ -106,10 +104,10 @@ async def town(tmp_path):
 
 
 @pytest.fixture
-async def page(require, tmp_path):
+async def page(require, imported, tmp_path):
     """A phone; fails the test for whatever the console says."""
     complaints = []
-    async with playwright.async_playwright() as engine:
+    async with imported("playwright.async_api").async_playwright() as engine:
         context = await engine.chromium.launch_persistent_context(
             tmp_path / "profile",
             executable_path=require("chromium"),

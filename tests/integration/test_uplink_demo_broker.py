@@ -32,8 +32,8 @@ class Here:
 
 
 @pytest.fixture
-def small_broker(unused_tcp_port):
-    iotcore = pytest.importorskip("iotcore")
+def small_broker(imported, unused_tcp_port):
+    iotcore = imported("iotcore")
     with iotcore.Broker(port=unused_tcp_port, listen="127.0.0.1", max_payload_size=LIMIT):
         yield Here(unused_tcp_port)
 
