@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import select
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import serial
@@ -54,11 +56,14 @@ class SerialPort:
         self._writer.write(data)
 
     async def close(self) -> None:
-        """Release the port without waiting for what it has not sent."""
+        """Release the port without waiting for what it has not sent; the next may open it at once."""
         transport = self._writer.transport
         if not transport.is_closing():
             with contextlib.suppress(OSError, serial.SerialException):
-                transport.get_extra_info("serial").reset_output_buffer()
+                opened = transport.get_extra_info("serial")
+                # The system closes it in another thread, which nobody waits for who is cancelled again meanwhile.
+                fcntl.flock(opened.fileno(), fcntl.LOCK_UN)
+                opened.reset_output_buffer()
             transport.abort()
         with contextlib.suppress(OSError, serial.SerialException, TimeoutError):
             async with asyncio.timeout(CLOSE_S):
@@ -81,7 +86,7 @@ class SerialPort:
 async def open_port(name: str) -> AsyncIterator[SerialPort]:
     """Open a port for this process alone and close it in the end; raises LinkError."""
     try:
-        reader, writer = await serial_asyncio_fast.open_serial_connection(url=name, baudrate=BAUD, exclusive=True)
+        reader, writer = await _streams(await _opened(name))
     except (OSError, ValueError, serial.SerialException) as error:
         raise LinkError(f"{name}: {_why(error)}") from error
     port = SerialPort(name, reader, writer)
@@ -89,6 +94,43 @@ async def open_port(name: str) -> AsyncIterator[SerialPort]:
         yield port
     finally:
         await port.close()
+
+
+async def _opened(name: str) -> serial.Serial:
+    """Open a port in a thread, which a slow one may block; closed again when the caller is cancelled meanwhile."""
+    make = partial(serial.serial_for_url, name, baudrate=BAUD, exclusive=True)
+    opening = asyncio.get_running_loop().run_in_executor(None, make)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await _over(opening)
+        if opening.done():
+            _close_unused(opening)
+        else:  # a port that takes long to open
+            opening.add_done_callback(_close_unused)
+        raise
+
+
+async def _over(opening: asyncio.Future[serial.Serial]) -> None:
+    """Wait some time for what cannot be cancelled, however often the caller is."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + CLOSE_S
+    while not opening.done() and (left_s := until_s - loop.time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([opening], timeout=left_s)
+
+
+def _close_unused(opening: asyncio.Future[serial.Serial]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
+
+
+async def _streams(opened: serial.Serial) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await serial_asyncio_fast.connection_for_serial(loop, lambda: protocol, opened)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def stable_name(port: str) -> str | None:

@@ -1,12 +1,17 @@
 """The serial port itself: what the system says becomes LinkError, and a full port blocks nobody."""
 
 import asyncio
+import random
 
 import pytest
 
-from drivers.api import LinkError
+from drivers.api import Context, LinkError
+from drivers.contract import DictMemory, FastClock
 from drivers.route_b import link
+from drivers.route_b.driver import create
 from drivers.route_b.link import locate, open_port, stable_name
+
+CREDENTIALS = '{"id": "00112233445566778899AABBCCDDEEFF", "password": "0123456789AB"}'
 
 
 async def test_bytes_pass_in_both_directions(dongle):
@@ -22,6 +27,43 @@ async def test_a_port_serves_one_at_a_time(dongle):
                 pass
     async with open_port(dongle.path):
         pass
+
+
+async def test_a_port_is_free_at_once_after_its_user_was_cancelled_at_any_moment_even_twice(dongle):
+    dice = random.Random(4)
+
+    async def use():
+        async with open_port(dongle.path) as port:
+            await port.write(b"SKVER\r\n")
+            while True:
+                await port.read()
+
+    for _ in range(200):
+        task = asyncio.create_task(use())
+        for _ in range(dice.choice((1, 2))):
+            for _ in range(dice.randrange(6)):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        async with open_port(dongle.path):
+            pass
+
+
+async def test_a_driver_that_is_cancelled_and_run_again_at_once_always_gets_its_port(dongle):
+    dice = random.Random(5)
+    context = Context("meter", FastClock(600), {"route-b": CREDENTIALS}.__getitem__)
+    driver = create(context, {"port": dongle.path, "credentials": "route-b", "poll_s": 10})
+
+    async def emit(item, remember=None):
+        pass
+
+    for _ in range(200):
+        task = asyncio.create_task(driver.run(emit, DictMemory()))
+        await asyncio.sleep(dice.choice((0, 0.0005, 0.002, 0.005)))
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), task.exception()
 
 
 async def test_a_missing_port_is_a_link_error_in_one_line():
