@@ -1,6 +1,7 @@
 """A Wi-SUN dongle that speaks SKSTACK-IP on its serial side, with one meter in radio range. Knows no ECHONET Lite.
 
-Both dialects of the product family: A1 (BP35A1) and C2 (BP35C2, RS-WSUHA-P), in ASCII or binary data mode.
+Both dialects of the product family: A1 (BP35A1) and C2 (BP35C2, RS-WSUHA-P), in ASCII or binary data mode, and the
+RL7023 Stick-D/DSS: C2, always ASCII, without the commands that ask for the data mode and set it.
 """
 
 from __future__ import annotations
@@ -8,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
-Dialect: TypeAlias = Literal["a1", "c2"]
+from simulators import pana
+from simulators.air import CHANNEL, LQI, Neighbour, Peer, Radio, Times, link_local
 
-METER_MAC = "001C640003CD76A4"
-METER_ADDRESS = "FE80:0000:0000:0000:021C:6400:03CD:76A4"
+__all__ = ["Dialect", "Dongle", "Neighbour", "Peer", "Radio"]
+
+Dialect: TypeAlias = Literal["a1", "c2", "dss"]
+
 DONGLE_MAC = "001D129100000574"
 DONGLE_ADDRESS = "FE80:0000:0000:0000:021D:1291:0000:0574"
 EVERYONE = "FF02:0000:0000:0000:0000:0000:0000:0001"
-CHANNEL = 0x3B
-PAN_ID = 0x76A4
-LQI = 0xB2
-
 ECHONET_PORT = 0x0E1A
 _LINE_LIMIT = 8192
 _MOST_DATA = 0x4D0
@@ -32,7 +32,7 @@ _JOIN_FAILS_S = 38.0
 _ECHO_REGISTER, _CHANNEL_REGISTER, _PAN_REGISTER, _PAIR_REGISTER, _RSSI_REGISTER = 0xFE, 0x02, 0x03, 0x0A, 0xA2
 _LIMIT_REGISTER, _SENT_REGISTER = 0xFB, 0xFD
 
-_VERSIONS = {"a1": "1.2.10", "c2": "1.5.2"}
+_VERSIONS = {"a1": "1.2.10", "c2": "1.5.2", "dss": "1.5.2"}
 _DEFAULTS = {
     0x01: "00000000",
     _CHANNEL_REGISTER: "21",
@@ -54,41 +54,6 @@ _DEFAULTS = {
 _ADDRESS = re.compile(r"[0-9A-Fa-f]{4}(:[0-9A-Fa-f]{4}){7}")
 
 
-class Peer(Protocol):
-    """The meter on the other side of the radio."""
-
-    def joined(self) -> None:
-        """Hear that a session stands."""
-
-    def heard(self, data: bytes) -> None:
-        """Hear a datagram on the ECHONET Lite port."""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """The meter of another house in range: its beacons are heard, and it lets nobody of ours in."""
-
-    mac: str = "001C640003CDFFFE"
-    lqi: int = 0xF0
-    pair_id: str = "01234567"
-
-
-@dataclass(frozen=True, slots=True)
-class Radio:
-    """How the air behaves, and what the meter's owner wrote on the credentials' letter."""
-
-    route_b_id: str = "00112233445566778899AABBCCDDEEFF"
-    password: str = "0123456789AB"  # noqa: S105  (an invented meter's)
-    radio_time: float = 0.0
-    loss: float = 0.0
-    latency_s: float = 0.0
-    expires_s: float | None = None  # a session's lifetime, after which the dongle authenticates again by itself
-    renews: bool = True  # whether that succeeds
-    transmit_ms: int = 360_000  # in an hour, by ARIB STD-T108; then the dongle drops what it is told to send
-    rest_s: float = 600.0  # until it may send again
-    neighbour: Neighbour | None = None
-
-
 class CommandError(Exception):
     """A command that the dongle answers with FAIL ERnn."""
 
@@ -108,24 +73,30 @@ class Dongle:
         *,
         binary: bool = False,
         seed: int = 1,
+        tally: Counter[str] | None = None,
     ) -> None:
         self.peer: Peer | None = None
         self.session = False
+        self.tally: Counter[str] = Counter() if tally is None else tally
+        """How often what happened to whom talks to it."""
         self._a1 = dialect == "a1"
+        self._has_options = dialect != "dss"
         self._version = _VERSIONS[dialect]
         self._radio = radio
         self._write = write
         self._group = group
         self._chance = random.Random(f"dongle {seed}")
-        self._binary = binary
+        self._times = Times(random.Random(f"times {seed}"))
+        self._binary = binary and self._has_options
         self._buffer = bytearray()
         self._activity: asyncio.Task[None] | None = None
         self._lifetime: asyncio.Task[None] | None = None
         self._resting: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._joined_with = ""
         self._power_up()
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "SKVER": lambda _: self._ok(f"EVER {self._version}"),
-            "SKAPPVER": lambda _: self._ok("EAPPVER rev26e"),
             "SKINFO": lambda _: self._info(),
             "SKRESET": lambda _: self._reset(),
             "SKSETPWD": self._set_password,
@@ -141,6 +112,8 @@ class Dongle:
             "SKLOAD": lambda _: self._ok(),
             "SKERASE": lambda _: self._ok(),
         }
+        if self._has_options:
+            self._commands["SKAPPVER"] = lambda _: self._ok("EAPPVER rev26e")
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the serial side: command lines, and SKSENDTO with its raw data."""
@@ -151,20 +124,41 @@ class Dongle:
             self._buffer.clear()
             self._fail(_UART)
 
+    @property
+    def in_touch(self) -> bool:
+        """Tell whether a session stands with the meter that hangs there now."""
+        return self.session and self._joined_with == self._radio.mac
+
     def deliver(self, payload: bytes, *, to_everyone: bool = False) -> bool:
         """Hand the client a datagram from the meter; returns whether a session carried it."""
-        if self.session:
+        if self.in_touch:
             self._datagram(payload, ECHONET_PORT, secured=True, to_everyone=to_everyone)
-        return self.session
+        return self.in_touch
 
     def end_session(self, event: int) -> None:
         """Lose the session as the air or the meter may: 26 asked by the peer, 27 or 28 ended, 29 expired."""
         self.session = False
-        self._event(event, METER_ADDRESS)
+        self._event(event, self._radio.address)
+
+    def expire(self, *, renews: bool) -> None:
+        """Let the session's lifetime end now; the dongle then authenticates again by itself, as register S17 has it."""
+        if self.session:
+            self._keep_lifetime(self._expire_now(renews=renews))
+
+    def exhaust(self) -> None:
+        """Use the hour's transmit time up; nothing leaves until `rested`."""
+        self._sent_ms = float(self._radio.transmit_ms)
+        self._limit(on=True)
+
+    def rested(self) -> None:
+        """Have transmit time again."""
+        if self._limited:
+            self._sent_ms = 0.0
+            self._limit(on=False)
 
     def announce(self, event: int, parameter: int | None = None) -> None:
         """Say an event of the radio, such as 32 and 33 (transmit limit on, off)."""
-        self._event(event, METER_ADDRESS, parameter)
+        self._event(event, self._radio.address, parameter)
 
     def retune(self, radio: Radio) -> None:
         """Go on in other air."""
@@ -172,7 +166,13 @@ class Dongle:
 
     def lost(self) -> bool:
         """Say whether a datagram is lost in the air, by the seed."""
-        return self._chance.random() < self._radio.loss
+        lost = self._chance.random() < self._radio.loss
+        self.tally["lost"] += lost
+        return lost
+
+    def answering_s(self, properties: int) -> float:
+        """Return how long the meter takes to answer the request that left last."""
+        return self._times.answering_s(self._radio, properties)
 
     def restart(self) -> None:
         """Start anew by itself, as a module does on a dip of its supply: silently, and with nothing kept in RAM."""
@@ -190,10 +190,11 @@ class Dongle:
         self._password = ""
         self._registers = dict(_DEFAULTS)
         self._sent_ms = 0.0
-        for task in (self._activity, self._lifetime, self._resting):
+        self._limited = False
+        for task in (self._activity, self._lifetime, self._resting, self._leaving):
             if task is not None:
                 task.cancel()
-        self._activity = self._lifetime = self._resting = None
+        self._activity = self._lifetime = self._resting = self._leaving = None
 
     def _next_command(self) -> bool:
         """Take one command off the buffer; False when it is not complete yet."""
@@ -216,7 +217,7 @@ class Dongle:
         if not words:
             return
         try:
-            if words[0] in {"ROPT", "WOPT", "RUART"}:
+            if words[0] in {"ROPT", "WOPT", "RUART"} and (self._has_options or words[0] == "RUART"):
                 self._option(words)
             elif (command := self._commands.get(words[0].upper())) is not None:
                 command(words[1:])
@@ -289,22 +290,24 @@ class Dongle:
     async def _scanning(self, mode: int, dwell_s: float) -> None:
         heard_at = self._chance.uniform(0.2, 0.8)
         await asyncio.sleep(dwell_s * heard_at)
-        if mode == 2 and self._registers[_PAIR_REGISTER] == self._radio.route_b_id[-8:] and not self.lost():
+        radio = self._radio
+        if mode == 2 and self._registers[_PAIR_REGISTER] == radio.route_b_id[-8:] and not self.lost():
             self._event(0x20, DONGLE_ADDRESS)
-            self._beacon(METER_MAC, PAN_ID, LQI, self._radio.route_b_id[-8:])
-        if (other := self._radio.neighbour) is not None:  # as a module without the filter for pairing IDs hears it
+            self._beacon(radio.mac, LQI, radio.route_b_id[-8:])
+        if (other := radio.neighbour) is not None:  # as a module without the filter for pairing IDs hears it
+            self.tally["neighbour_beacons"] += 1
             self._event(0x20, DONGLE_ADDRESS)
-            self._beacon(other.mac, int(other.mac[-4:], 16), other.lqi, other.pair_id)
+            self._beacon(other.mac, other.lqi, other.pair_id)
         await asyncio.sleep(dwell_s * (1 - heard_at))
         self._event(0x22, DONGLE_ADDRESS)
 
-    def _beacon(self, mac: str, pan_id: int, lqi: int, pair_id: str) -> None:
+    def _beacon(self, mac: str, lqi: int, pair_id: str) -> None:
         side = [] if self._a1 else ["  Side:0"]
         self._line(
             "EPANDESC",
             f"  Channel:{CHANNEL:02X}",
             "  Channel Page:09",
-            f"  Pan ID:{pan_id:04X}",
+            f"  Pan ID:{mac[-4:]}",
             f"  Addr:{mac}",
             f"  LQI:{lqi:02X}",
             *side,
@@ -315,9 +318,8 @@ class Dongle:
         (mac,) = _exactly(words, 1)
         if len(mac) != 16:
             raise CommandError(_BAD_VALUE)
-        interface = f"{_hex(mac, 16) ^ (0x02 << 56):016X}"
-        groups = ":".join(interface[place : place + 4] for place in range(0, 16, 4))
-        self._line(f"FE80:0000:0000:0000:{groups}")
+        _hex(mac, 16)
+        self._line(link_local(mac))
 
     def _add_neighbour(self, words: list[str]) -> None:
         address, mac = _exactly(words, 2)
@@ -338,7 +340,7 @@ class Dongle:
     def _rejoin(self) -> None:
         if not self.session:
             raise CommandError(_FAILED)
-        self._begin(self._joining(METER_ADDRESS))
+        self._begin(self._joining(self._radio.address))
         self._ok()
 
     def _terminate(self) -> None:
@@ -349,83 +351,64 @@ class Dongle:
 
     async def _joining(self, address: str) -> None:
         """Authenticate over PANA: what the client sees of it are four datagrams and the outcome."""
-        step_s = _JOIN_S / 5 * self._radio.radio_time
         self._event(0x21, address, 0x02)
-        if not self._in_range(address):
+        if not self._in_range(address) or self._radio.joins == "unanswered" or self._limited:
+            self.tally["joins_unanswered"] += 1
             await asyncio.sleep(_JOIN_FAILS_S * self._radio.radio_time)
             self.end_session(0x24)
             return
         self._event(0x02, address)
         known = (self._id, self._password) == (self._radio.route_b_id, self._radio.password)
-        for frame in self._pana()[: None if known else 2]:
-            await asyncio.sleep(step_s)
-            self._datagram(frame, 0x02CC, secured=False)
-            self._event(0x21, address, 0x00)
-        await asyncio.sleep(step_s)
-        if not known:
+        if not await self._authenticate(known=known and self._radio.joins == "welcome"):
+            self.tally["joins_refused"] += 1
             self.end_session(0x24)
             return
-        self._begin_session()
+        self.session, self._joined_with = True, self._radio.mac
+        if self._radio.expires_s is not None:
+            self._keep_lifetime(self._lasting(self._radio.expires_s))
         self._event(0x25, address)
         if self.peer is not None:
             self.peer.joined()
 
-    def _begin_session(self) -> None:
-        self.session = True
-        if self._radio.expires_s is not None:
-            if self._lifetime is not None:
-                self._lifetime.cancel()
-            self._lifetime = self._group.create_task(self._expire(self._radio.expires_s), name="lifetime")
+    async def _authenticate(self, *, known: bool) -> bool:
+        """Show what arrives of an authentication, which ends early for whom the meter does not know."""
+        step_s = _JOIN_S / 5 * self._radio.radio_time
+        for frame in pana.authentication(self._radio.route_b_id, self._chance)[: None if known else 2]:
+            await asyncio.sleep(step_s)
+            self._datagram(frame, pana.PORT, secured=False)
+            self._event(0x21, self._radio.address, 0x00)
+        await asyncio.sleep(step_s)
+        return known
 
-    async def _expire(self, lifetime_s: float) -> None:
-        """Say each time the session expires, then authenticate again as register S17 has it."""
+    def _keep_lifetime(self, work: Coroutine[None, None, None]) -> None:
+        if self._lifetime is not None:
+            self._lifetime.cancel()
+        self._lifetime = self._group.create_task(work, name="lifetime")
+
+    async def _lasting(self, lifetime_s: float) -> None:
+        await asyncio.sleep(lifetime_s)
         while self.session:
+            await self._expiring(renews=self._radio.renews)
             await asyncio.sleep(lifetime_s)
-            self.session = False
-            self._event(0x29, METER_ADDRESS)
-            for frame in self._pana():
-                await asyncio.sleep(_JOIN_S / 5 * self._radio.radio_time)
-                self._datagram(frame, 0x02CC, secured=False)
-            self.session = self._radio.renews
-            self._event(0x25 if self._radio.renews else 0x24, METER_ADDRESS)
+
+    async def _expire_now(self, *, renews: bool) -> None:
+        await self._expiring(renews=renews)
+        if self.session and self._radio.expires_s is not None:
+            await self._lasting(self._radio.expires_s)
+
+    async def _expiring(self, *, renews: bool) -> None:
+        """Say that the session has expired, authenticate again, and say how that ended."""
+        self.session = False
+        self.tally["expired"] += 1
+        self._event(0x29, self._radio.address)
+        self.session = await self._authenticate(known=renews)
+        self.tally["renewals_refused"] += not renews
+        self._event(0x25 if renews else 0x24, self._radio.address)
 
     def _in_range(self, address: str) -> bool:
         registers = self._registers
         here = int(registers[_CHANNEL_REGISTER], 16), int(registers[_PAN_REGISTER], 16)
-        return address == METER_ADDRESS and here == (CHANNEL, PAN_ID)
-
-    def _pana(self) -> tuple[bytes, ...]:
-        """Return the four datagrams of an authentication; the second holds the route-B ID in clear, as real ones do."""
-        session, first = self._chance.randbytes(4), self._chance.randrange(1, 1 << 31)
-
-        def frame(number: int, flags: int, *attributes: tuple[int, bytes]) -> bytes:
-            body = b"".join(
-                code.to_bytes(2) + b"\0\0" + len(value).to_bytes(2) + b"\0\0" + value + b"\0" * (-len(value) % 4)
-                for code, value in attributes
-            )
-            head = (16 + len(body)).to_bytes(2) + flags.to_bytes(2) + b"\0\x02"
-            return b"\0\0" + head + session + (first + number).to_bytes(4) + body
-
-        def eap(number: int, payload: bytes) -> tuple[int, bytes]:
-            return 2, bytes([1, number]) + (5 + len(payload)).to_bytes(2) + b"\x2f" + payload
-
-        nonce = self._chance.randbytes(16)
-        greeting = b"\0" + nonce + b"SM" + self._radio.route_b_id.encode("ascii")
-        proof = b"\x80" + nonce + self._chance.randbytes(38)
-        return (
-            frame(0, 0xC000, (6, (5).to_bytes(4)), (3, (12).to_bytes(4))),
-            frame(1, 0x8000, (5, self._chance.randbytes(16)), eap(1, greeting)),
-            frame(2, 0x8000, eap(2, proof)),
-            frame(
-                3,
-                0xA000,
-                (7, bytes(4)),
-                (2, bytes.fromhex("03E40004")),
-                (4, (22).to_bytes(4)),
-                (8, (86_400).to_bytes(4)),
-                (1, self._chance.randbytes(16)),
-            ),
-        )
+        return address == self._radio.address and here == (CHANNEL, self._radio.pan_id)
 
     def _send_to(self) -> bool:
         """Take SKSENDTO: a head of words, each ended by one space, then as many raw bytes as it says."""
@@ -466,7 +449,19 @@ class Dongle:
         return address.upper(), _hex(length, 4)
 
     def _transmit(self, address: str, data: bytes) -> None:
-        reached = self.session and address == METER_ADDRESS and self._resting is None
+        if (wait_s := self._times.sending_s(self._radio)) > 0:
+            self._leaving = self._group.create_task(self._transmit_late(address, data, wait_s), name="sending")
+        else:
+            self._leave(address, data)
+
+    async def _transmit_late(self, address: str, data: bytes, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        self._leave(address, data)
+
+    def _leave(self, address: str, data: bytes) -> None:
+        """Let a datagram leave, or say that it could not: no session, or no transmit time left."""
+        reached = self.in_touch and address == self._radio.address and not self._limited
+        self.tally["sends_refused"] += self._limited
         self._event(0x21, address, 0x00 if reached else 0x01)
         self._ok()
         self._account(len(data))
@@ -475,20 +470,23 @@ class Dongle:
 
     def _account(self, size: int) -> None:
         """Add a datagram to the transmit time (100 kbit/s, 60 bytes of heads); say when the hour's time is used up."""
-        if self._resting is not None:
+        if self._limited:
             return
         self._sent_ms += (size + 60) * 8 / 100
         self._registers[_SENT_REGISTER] = f"{int(self._sent_ms):08X}"
         if self._sent_ms >= self._radio.transmit_ms:
-            self._registers[_LIMIT_REGISTER] = "1"
-            self._event(0x32, METER_ADDRESS)
+            self._limit(on=True)
             self._resting = self._group.create_task(self._rest(), name="rest")
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._radio.rest_s)
-        self._sent_ms, self._resting = 0.0, None
-        self._registers |= {_SENT_REGISTER: "00000000", _LIMIT_REGISTER: "0"}
-        self._event(0x33, METER_ADDRESS)
+        self.rested()
+
+    def _limit(self, *, on: bool) -> None:
+        self._limited = on
+        self.tally["limits"] += on
+        self._registers |= {_SENT_REGISTER: f"{int(self._sent_ms):08X}", _LIMIT_REGISTER: str(int(on))}
+        self._event(0x32 if on else 0x33, self._radio.address)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         if self._activity is not None and not self._activity.done():
@@ -498,7 +496,8 @@ class Dongle:
 
     def _datagram(self, payload: bytes, port: int, *, secured: bool, to_everyone: bool = False) -> None:
         destination = EVERYONE if to_everyone else DONGLE_ADDRESS
-        head = f"ERXUDP {METER_ADDRESS} {destination} {port:04X} {port:04X} {METER_MAC}"
+        radio = self._radio
+        head = f"ERXUDP {radio.address} {destination} {port:04X} {port:04X} {radio.mac}"
         if not self._a1 and int(self._registers[_RSSI_REGISTER], 16):
             head += f" {LQI:02X}"
         head += f" {int(secured)} " + ("" if self._a1 else "0 ") + f"{len(payload):04X} "

@@ -1,4 +1,4 @@
-"""What goes wrong with a byte stream: drop, delay, duplicate, corrupt, cut, stall. Knows no protocol.
+"""What goes wrong with a byte stream: drop, delay, duplicate, corrupt, insert, split, cut, stall. Knows no protocol.
 
 The same faults, seed and bytes give the same damage, however the bytes were cut into chunks.
 """
@@ -12,10 +12,10 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, get_args
 
-Kind: TypeAlias = Literal["drop", "delay", "duplicate", "corrupt", "cut", "stall"]
+Kind: TypeAlias = Literal["drop", "delay", "duplicate", "corrupt", "insert", "split", "cut", "stall"]
 Way: TypeAlias = Literal["both", "in", "out"]
 
 _CHUNK = 4096
@@ -26,9 +26,9 @@ _QUEUE_LIMIT = 1 << 20
 class Fault:
     """One fault in a window of bytes and of seconds since the stream began.
 
-    drop, duplicate, corrupt: each byte with probability `rate`. delay: each chunk comes `seconds` late, with
-    probability `rate`. stall: once, at the window's start, everything waits `seconds`. cut: at the window's start the
-    stream ends.
+    drop, duplicate, corrupt, insert: each byte with probability `rate`; insert puts noise behind it. delay: each chunk
+    comes `seconds` late, with probability `rate`. split: likewise each chunk comes byte by byte, `seconds` apart.
+    stall: once, at the window's start, everything waits `seconds`. cut: at the window's start the stream ends.
     """
 
     kind: Kind
@@ -49,11 +49,24 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What came through: wait so long, write `data`, then end the stream if `cut`."""
+    """What came through: wait so long, write `data`, then end the stream if `cut`.
+
+    With `apart_s` its bytes are written one by one, so many seconds between them.
+    """
 
     data: bytes
     wait_s: float = 0.0
     cut: bool = False
+    apart_s: float | None = None
+
+    def pieces(self) -> list[Passed]:
+        """Return what to write at once, in order."""
+        if self.apart_s is None or len(self.data) < 2:
+            return [self]
+        waits = [self.wait_s] + [self.apart_s] * (len(self.data) - 1)
+        pieces = [Passed(bytes((byte,)), wait_s) for byte, wait_s in zip(self.data, waits, strict=True)]
+        pieces[-1] = replace(pieces[-1], cut=self.cut)
+        return pieces
 
 
 class Lane:
@@ -64,45 +77,55 @@ class Lane:
         self._index = 0
         self._stalled: set[int] = set()
         self._cut = False
+        self.struck = 0
+        """How often a fault has struck: bytes, or chunks where the fault is one of chunks."""
 
     def feed(self, chunk: bytes, age_s: float = 0.0) -> Passed:
         """Return what comes through of a chunk."""
         if not self._faults:
             return Passed(chunk)
         data = bytearray()
-        wait_s = self._delay(age_s) if chunk and not self._cut else 0.0
+        strikes = bool(chunk) and not self._cut
+        wait_s = sum(self._chunk_waits("delay", age_s)) if strikes else 0.0
+        apart_s = max(self._chunk_waits("split", age_s), default=None) if strikes else None
         for byte in chunk:
             if self._cut:
                 break
             wait_s += self._stall(age_s)
             data += self._damage(byte, age_s)
             self._index += 1
-        return Passed(bytes(data), wait_s, self._cut)
+        return Passed(bytes(data), wait_s, self._cut, apart_s)
 
-    def _delay(self, age_s: float) -> float:
-        return sum(
+    def _chunk_waits(self, kind: Kind, age_s: float) -> list[float]:
+        """Return the seconds of those faults of a kind that strike a whole chunk."""
+        struck = [
             fault.seconds
             for fault, chance in self._faults
-            if fault.kind == "delay" and fault.holds(self._index, age_s) and chance.random() < fault.rate
-        )
+            if fault.kind == kind and fault.holds(self._index, age_s) and chance.random() < fault.rate
+        ]
+        self.struck += len(struck)
+        return struck
 
     def _stall(self, age_s: float) -> float:
         wait_s = 0.0
         for number, (fault, _) in enumerate(self._faults):
             if fault.kind == "stall" and number not in self._stalled and fault.holds(self._index, age_s):
                 self._stalled.add(number)
+                self.struck += 1
                 wait_s += fault.seconds
         return wait_s
 
     def _damage(self, byte: int, age_s: float) -> bytes:
         out = bytes([byte])
         for fault, chance in self._faults:
-            if fault.kind in {"delay", "stall"} or not fault.holds(self._index, age_s):
+            if fault.kind in {"delay", "split", "stall"} or not fault.holds(self._index, age_s):
                 continue
             if fault.kind == "cut":
                 self._cut = True
+                self.struck += 1
                 return b""
             if chance.random() < fault.rate:
+                self.struck += 1
                 out = _damaged(out, fault.kind, chance)
         return out
 
@@ -112,6 +135,8 @@ def _damaged(out: bytes, kind: Kind, chance: random.Random) -> bytes:
         return b""
     if kind == "duplicate":
         return out + out
+    if kind == "insert":
+        return out + chance.randbytes(1)
     return bytes(byte ^ chance.randrange(1, 256) for byte in out)
 
 
@@ -120,6 +145,7 @@ class Pipe:
 
     def __init__(self, lane: Lane, sink: Callable[[bytes], None], on_cut: Callable[[], None]) -> None:
         self._lane = lane
+        self._spoilt: Lane | None = None
         self._sink = sink
         self._on_cut = on_cut
         self._began = time.monotonic()
@@ -127,9 +153,20 @@ class Pipe:
         self._bytes = 0
         self._wake = asyncio.Event()
 
+    def spoil(self, lane: Lane | None) -> None:
+        """Let what comes from now on pass another lane too; None ends that."""
+        self._spoilt = lane
+
     def feed(self, data: bytes) -> None:
         """Take bytes in; what needs no wait goes straight through."""
         passed = self._lane.feed(data, time.monotonic() - self._began)
+        if self._spoilt is not None:
+            spoilt = self._spoilt.feed(passed.data)
+            passed = replace(spoilt, wait_s=passed.wait_s + spoilt.wait_s, cut=passed.cut or spoilt.cut)
+        for piece in passed.pieces():
+            self._pass_on(piece)
+
+    def _pass_on(self, passed: Passed) -> None:
         if not self._waiting and not passed.wait_s:
             self._deliver(passed)
         elif self._bytes + len(passed.data) <= _QUEUE_LIMIT:
@@ -162,9 +199,10 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(_CHUNK):
                 passed = lane.feed(data, time.monotonic() - began)
-                await asyncio.sleep(passed.wait_s)
-                writer.write(passed.data)
-                await writer.drain()
+                for piece in passed.pieces():
+                    await asyncio.sleep(piece.wait_s)
+                    writer.write(piece.data)
+                    await writer.drain()
                 if passed.cut:
                     break
     finally:
@@ -244,6 +282,7 @@ def add_fault_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND[:KEY=VALUE,…]",
-        help="damage the bytes: drop, delay, duplicate, corrupt, cut or stall; keys rate, seconds, after_bytes, "
-        "for_bytes, after_s, for_s, way=in|out (as seen from the device). Example: corrupt:rate=0.001,after_s=60",
+        help="damage the bytes: drop, delay, duplicate, corrupt, insert, split, cut or stall; keys rate, seconds, "
+        "after_bytes, for_bytes, after_s, for_s, way=in|out (as seen from the device). "
+        "Example: corrupt:rate=0.001,after_s=60",
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 
-from simulators.dongle import CHANNEL, METER_MAC, PAN_ID, Peer, Radio
+from simulators.air import CHANNEL, Peer, Radio, Times
 
 _ASKS, _SAYS = bytes.fromhex("D0EA83FC"), bytes.fromhex("D0F9EE5D")
 _ECHONET_PORT = (3610).to_bytes(2)
@@ -20,24 +21,35 @@ _JOIN_S, _JOIN_FAILS_S = 4.0, 38.0
 _RSSI = bytes((256 - 55,))  # dBm, signed
 _OK, _BAD_VALUE, _NO_BEACON, _NOT_NOW = b"\x01", b"\x03", b"\x0e", b"\x05"
 _OWN_CHANNEL = (CHANNEL - 33) // 2 + 4
-_METER = bytes.fromhex(METER_MAC)
-_METER_ADDRESS = bytes.fromhex("FE80000000000000") + bytes((_METER[0] ^ 2,)) + _METER[1:]
+_LET_IN, _REFUSED, _SILENT = b"\x01", b"\x02", b"\x03"
+_SESSION_LOST = b"\x04"
 
 
 class J11Dongle:
     """The dongle from power-up on; `receive` takes the client's bytes, `write` gets what it says."""
 
     def __init__(
-        self, radio: Radio, write: Callable[[bytes], None], group: asyncio.TaskGroup, *, seed: int = 1
+        self,
+        radio: Radio,
+        write: Callable[[bytes], None],
+        group: asyncio.TaskGroup,
+        *,
+        seed: int = 1,
+        tally: Counter[str] | None = None,
     ) -> None:
         self.peer: Peer | None = None
         self.session = False
+        self.tally: Counter[str] = Counter() if tally is None else tally
+        """How often what happened to whom talks to it."""
         self._radio = radio
         self._write = write
         self._group = group
         self._chance = random.Random(f"j11 {seed}")
+        self._times = Times(random.Random(f"times {seed}"))
         self._buffer = bytearray()
         self._activity: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._joined_with = ""
         self._power_up()
         self._commands: dict[int, Callable[[bytes], None]] = {
             0x00D9: lambda _: self._reset(),
@@ -64,18 +76,32 @@ class J11Dongle:
             self._obey(message)
         del self._buffer[: max(0, len(self._buffer) - _MOST_BYTES)]
 
+    @property
+    def in_touch(self) -> bool:
+        """Tell whether a session stands with the meter that hangs there now."""
+        return self.session and self._joined_with == self._radio.mac
+
     def deliver(self, payload: bytes, *, to_everyone: bool = False) -> bool:
         """Hand the client a datagram from the meter; returns whether a session carried it."""
-        if self.session:
-            head = _METER_ADDRESS + _ECHONET_PORT * 2 + PAN_ID.to_bytes(2) + bytes((to_everyone, 2)) + _RSSI
+        if self.in_touch:
+            head = self._address + _ECHONET_PORT * 2 + self._pan + bytes((to_everyone, 2)) + _RSSI
             self._say(0x6018, head + len(payload).to_bytes(2) + payload)
-        return self.session
+        return self.in_touch
 
     def end_session(self, event: int) -> None:
         """Lose the session; the number, SKSTACK's, is not told."""
         del event
         self.session = False
-        self._say(0x601A, b"\x04" + _METER + _RSSI)
+        self._say(0x601A, _SESSION_LOST + self._meter + _RSSI)
+
+    def exhaust(self) -> None:
+        """Use the hour's transmit time up: each sending fails until `rested`, and nothing else tells."""
+        self._limited = True
+        self.tally["limits"] += 1
+
+    def rested(self) -> None:
+        """Have transmit time again."""
+        self._limited = False
 
     def retune(self, radio: Radio) -> None:
         """Go on in other air."""
@@ -83,7 +109,13 @@ class J11Dongle:
 
     def lost(self) -> bool:
         """Say whether a datagram is lost in the air, by the seed."""
-        return self._chance.random() < self._radio.loss
+        lost = self._chance.random() < self._radio.loss
+        self.tally["lost"] += lost
+        return lost
+
+    def answering_s(self, properties: int) -> float:
+        """Return how long the meter takes to answer the request that left last."""
+        return self._times.answering_s(self._radio, properties)
 
     def restart(self) -> None:
         """Start anew by itself, as a module does on a dip of its supply, and say so."""
@@ -99,10 +131,23 @@ class J11Dongle:
         self.session = False
         self._known = False
         self._channel = 0
-        self._started = self._open = False
-        if self._activity is not None:
-            self._activity.cancel()
-            self._activity = None
+        self._started = self._open = self._limited = False
+        for task in (self._activity, self._leaving):
+            if task is not None:
+                task.cancel()
+        self._activity = self._leaving = None
+
+    @property
+    def _meter(self) -> bytes:
+        return bytes.fromhex(self._radio.mac)
+
+    @property
+    def _address(self) -> bytes:
+        return bytes.fromhex(self._radio.address.replace(":", ""))
+
+    @property
+    def _pan(self) -> bytes:
+        return self._radio.pan_id.to_bytes(2)
 
     def _obey(self, message: bytes) -> None:
         head_sum, data_sum = int.from_bytes(message[8:10]), int.from_bytes(message[10:12])
@@ -139,8 +184,7 @@ class J11Dongle:
         for channel in _CHANNELS:
             await asyncio.sleep(_DWELL_S * 2**duration * self._radio.radio_time)
             if channel == _OWN_CHANNEL and ours and not self.lost():
-                beacon = _METER + PAN_ID.to_bytes(2) + _RSSI
-                self._say(0x4051, bytes((0, channel, 1)) + beacon)
+                self._say(0x4051, bytes((0, channel, 1)) + self._meter + self._pan + _RSSI)
             else:
                 self._say(0x4051, bytes((1, channel)))
         self._answer(0x0051, _OK)
@@ -149,7 +193,7 @@ class J11Dongle:
         await asyncio.sleep(self._radio.radio_time)
         self._started = self._channel == _OWN_CHANNEL
         if self._started:
-            self._answer(0x0053, _OK + bytes((self._channel,)) + PAN_ID.to_bytes(2) + _METER + _RSSI)
+            self._answer(0x0053, _OK + bytes((self._channel,)) + self._pan + self._meter + _RSSI)
         else:
             self._answer(0x0053, _NO_BEACON)
 
@@ -163,9 +207,16 @@ class J11Dongle:
             self._begin(self._authenticating())
 
     async def _authenticating(self) -> None:
+        if self._radio.joins == "unanswered":
+            self.tally["joins_unanswered"] += 1
+            await asyncio.sleep(_JOIN_FAILS_S * self._radio.radio_time)
+            self._say(0x6028, _SILENT + self._meter)
+            return
         await asyncio.sleep(_JOIN_S * self._radio.radio_time)
-        self.session = self._known
-        self._say(0x6028, (b"\x01" if self._known else b"\x02") + _METER)
+        self.session = self._known and self._radio.joins == "welcome"
+        self._joined_with = self._radio.mac
+        self.tally["joins_refused"] += not self.session
+        self._say(0x6028, (_LET_IN if self.session else _REFUSED) + self._meter)
         if self.session and self.peer is not None:
             self.peer.joined()
 
@@ -178,7 +229,18 @@ class J11Dongle:
         if len(data) < 23 or len(data) != 22 + size:
             self._answer(0x0008, _BAD_VALUE + b"\0")
             return
-        reached = self.session and self._open and data[:16] == _METER_ADDRESS
+        if (wait_s := self._times.sending_s(self._radio)) > 0:
+            self._leaving = self._group.create_task(self._leave_late(data, wait_s), name="sending")
+        else:
+            self._leave(data)
+
+    async def _leave_late(self, data: bytes, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        self._leave(data)
+
+    def _leave(self, data: bytes) -> None:
+        reached = self.in_touch and self._open and data[:16] == self._address and not self._limited
+        self.tally["sends_refused"] += self._limited
         self._answer(0x0008, _OK + (b"\0" if reached else b"\x01"))
         if reached and self.peer is not None and not self.lost():
             self.peer.heard(data[22:])

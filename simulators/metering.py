@@ -6,8 +6,8 @@ disagree with the driver that reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -22,6 +22,8 @@ CONTROLLER = bytes.fromhex("05FF01")
 MOST_PROPERTIES = 6
 """The interface specification asks a meter to take six properties in a request; this one takes no more."""
 
+NOBODYS_POWER_W = 99_999
+"""More than any house's main breaker lets through."""
 NO_COUNT = bytes.fromhex("FFFFFFFE")
 NO_CURRENT = bytes.fromhex("7FFE")
 _DAY_UNSET = 0xFF
@@ -148,6 +150,9 @@ class Meter:
         self._day = _DAY_UNSET
         self._pairs_from = self._minutes_from = _PAIRS_UNSET
         self._tid = 0
+        self.refused: frozenset[int] = frozenset()
+        """Properties that it lists and yet answers without data."""
+        self._hangs_since: Balance | None = None
         readers: dict[int, Callable[[Answer], bytes]] = {
             0x80: lambda _: b"\x30",
             0x81: lambda _: self._location,
@@ -216,9 +221,24 @@ class Meter:
 
     def half_hour_notice(self, service: int) -> Answer:
         """Return the notification (73 INF or 74 INFC) of the registers at the last :00 or :30."""
+        return self.notice(service, (0xEA, 0xEB))
+
+    def notice(self, service: int, codes: Iterable[int], tid: bytes | None = None) -> Answer:
+        """Return a notification (73 INF or 74 INFC) of those properties that it has, with a TID of its own or `tid`."""
         self._moment_ms = self._now_ms()
-        answer = Answer(Frame(self._next_tid(), METER, CONTROLLER, service, ()))
-        return self._filled(answer, self._readers, tuple(code for code in (0xEA, 0xEB) if code in self._readers))
+        answer = Answer(Frame(tid or self._next_tid(), METER, CONTROLLER, service, ()))
+        return self._filled(answer, self._readers, tuple(code for code in codes if code in self._readers))
+
+    def stray(self, tid: bytes) -> Answer:
+        """Return an answer to nobody's question: a power that no house has."""
+        return Answer(Frame(tid, METER, CONTROLLER, 0x72, ((0xE7, NOBODYS_POWER_W.to_bytes(4)),)))
+
+    def exchange(self, serial: str) -> None:
+        """Hang another meter there, which counts from zero and remembers nothing."""
+        self._moment_ms = self._now_ms()
+        self._hangs_since = self._balance()
+        self._day, self._pairs_from, self._minutes_from = _DAY_UNSET, _PAIRS_UNSET, _PAIRS_UNSET
+        self.nameplate = replace(self.nameplate, serial=serial, exchanged_ms=None)
 
     def _serve(self, frame: Frame, name: bytes, readers: Mapping[int, Callable[[Answer], bytes]]) -> Answer | None:
         match frame.service:
@@ -300,9 +320,12 @@ class Meter:
         self, answer: Answer, readers: Mapping[int, Callable[[Answer], bytes]], codes: list[int]
     ) -> list[tuple[int, bytes | None]]:
         return [
-            (code, readers[code](answer) if code in readers and number < MOST_PROPERTIES else None)
+            (code, readers[code](answer) if self._serves(code, readers) and number < MOST_PROPERTIES else None)
             for number, code in enumerate(codes)
         ]
+
+    def _serves(self, code: int, readers: Mapping[int, Callable[[Answer], bytes]]) -> bool:
+        return code in readers and not (code in self.refused and readers is self._readers)
 
     def _filled(
         self, answer: Answer, readers: Mapping[int, Callable[[Answer], bytes]], codes: tuple[int, ...]
@@ -324,6 +347,17 @@ class Meter:
 
     def _exchanged(self, at_ms: int) -> bool:
         return self.nameplate.exchanged_ms is not None and at_ms >= self.nameplate.exchanged_ms
+
+    def _began(self, at_ms: int) -> Balance | None:
+        """Return what the house had counted when the meter of that time was hung up; None for the first."""
+        if self.nameplate.exchanged_ms is not None and self._exchanged(at_ms):
+            return self._house.half_hour(self.nameplate.exchanged_ms)
+        return self._hangs_since
+
+    def _remembers(self, at_ms: int) -> bool:
+        if at_ms > self._moment_ms or self._exchanged(self._moment_ms) != self._exchanged(at_ms):
+            return False
+        return self._hangs_since is None or at_ms >= self._hangs_since.unix_ms
 
     def _serial(self) -> str:
         return self.nameplate.next_serial if self._exchanged(self._moment_ms) else self.nameplate.serial
@@ -351,8 +385,8 @@ class Meter:
 
     def _shown_count(self, watt_seconds: int, at_ms: int, way: str) -> int:
         """Return the register as the display counts it: whole units, rolling over at its digits."""
-        if self.nameplate.exchanged_ms is not None and self._exchanged(at_ms):
-            watt_seconds -= _register_ws(self._house.half_hour(self.nameplate.exchanged_ms), way)
+        if (began := self._began(at_ms)) is not None:
+            watt_seconds -= _register_ws(began, way)
         step_ws = int(self._unit_kwh * WS_PER_KWH) * self.nameplate.coefficient
         return int(watt_seconds // step_ws % 10**self.nameplate.digits)
 
@@ -401,7 +435,7 @@ class Meter:
     def _both_at(self, answer: Answer, named: datetime) -> bytes:
         """Return both registers at what was a minute by the meter's own clock."""
         at_ms = (round(named.timestamp()) - self.nameplate.clock_error_s) // 60 * 60_000
-        if at_ms > self._moment_ms or self._exchanged(self._moment_ms) != self._exchanged(at_ms):
+        if not self._remembers(at_ms):
             return NO_COUNT * 2
         try:
             registers = self._house.registers_at_minute(at_ms)
@@ -419,7 +453,7 @@ class Meter:
 
     def _slot(self, answer: Answer, at: datetime, way: str) -> bytes:
         at_ms = round(at.timestamp() * 1000)
-        if at_ms > self._moment_ms or self._exchanged(self._moment_ms) != self._exchanged(at_ms):
+        if not self._remembers(at_ms):
             return NO_COUNT
         try:
             count = self._count(self._house.half_hour(at_ms), way)

@@ -9,9 +9,23 @@ import pty
 import tty
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 _CHUNK = 4096
 _BACKLOG_BYTES = 64 * 1024
+
+
+class Line(Protocol):
+    """The device's end of a serial line, from plugging in to pulling out."""
+
+    def listen(self, on_data: Callable[[bytes], None]) -> None:
+        """Hand what the client writes to a call."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+
+    def close(self) -> None:
+        """Hang up."""
 
 
 class Terminal:

@@ -1,16 +1,31 @@
-"""A scenario read from YAML and played on the simulated dongle at its pseudo-terminal."""
+"""A scenario read from YAML, refused where it makes no sense, and played on the simulated dongle at its terminal."""
 
+import argparse
 import asyncio
 import os
+import re
 
 import pytest
 
-from simulators import scenario
+from simulators import __main__ as command
+from simulators import meter, scenario
+from simulators.air import Radio
 from simulators.clock import SimulatedClock
-from simulators.dongle import Radio
 from simulators.house import House
-from simulators.meter import MeterSettings, serve
-from simulators.scenario import Step
+from simulators.meter import MeterSettings, serve, settings_from
+from simulators.meter_steps import (
+    KINDS,
+    Announce,
+    EndSession,
+    Expire,
+    Loss,
+    Mute,
+    NeighbourStep,
+    Restart,
+    Unplug,
+    WrongPassword,
+    unfit_for_j11,
+)
 
 
 def written(tmp_path, text):
@@ -21,28 +36,118 @@ def written(tmp_path, text):
 
 def test_steps_are_read_in_the_order_of_their_times(tmp_path):
     path = written(tmp_path, "- {at_s: 60, do: loss, share: 0.17}\n- {at_s: 5, do: end_session, event: '29'}\n")
-    assert scenario.read(path) == (Step(5, "end_session", event="29"), Step(60, "loss", share=0.17))
-    assert scenario.read(path)[0].number == 0x29
+    assert scenario.read(path, KINDS) == (EndSession(at_s=5, event="29"), Loss(at_s=60, share=0.17))
+
+
+def test_files_of_the_first_form_are_still_good(tmp_path):
+    path = written(
+        tmp_path,
+        """
+        - {at_s: 600, do: unplug, for_s: 20}
+        - {at_s: 900, do: restart}
+        - {at_s: 1200, do: mute, for_s: 90}
+        - {at_s: 1800, do: end_session, event: "26"}
+        - {at_s: 2400, do: announce, event: "32"}
+        - {at_s: 3000, do: loss, share: 0.17}
+        """,
+    )
+    assert [type(step) for step in scenario.read(path, KINDS)] == [Unplug, Restart, Mute, EndSession, Announce, Loss]
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "",
-        "x",
-        "- 1",
-        "- {do: restart}",
-        "- {at_s: -1, do: restart}",
-        "- {at_s: 1, do: burn}",
-        "- {at_s: 1, x: 1}",
-        "[1",
+        ("", "not a list"),
+        ("x", "not a list"),
+        ("[1", ".*mend the line"),
+        ("- 1", "step 1: .*not a table"),
+        ("- {do: restart}", "step 1: at_s: missing; add it"),
+        ("- {at_s: 1, do: restart}\n- {at_s: -1, do: restart}", "step 2: at_s = -1"),
+        ("- {at_s: 1, do: burn}", "step 1: do = 'burn': .*one of restart, unplug"),
+        ("- {at_s: 1, x: 1}", "step 1: do: .*one of"),
+        ("- {at_s: 1, do: [restart]}", "step 1: do = .*one of"),
+        ("- {at_s: 1, do: restart, for_s: 2}", "step 1: for_s: no such key; remove it; known keys: at_s"),
+        ("- {at_s: 1, do: loss, sahre: 0.1}", "step 1: sahre: no such key; did you mean 'share'"),
+        ("- {at_s: 1, do: loss, share: 17}", "step 1: share = 17"),
+        ("- {at_s: 1, do: refuse, epcs: []}", "step 1: epcs"),
+        ("- {at_s: 1, do: refuse, epcs: [80]}", "step 1: epcs.0 = 80: .*quotes"),
+        ("- {at_s: 1, do: end_session, event: 29}", "step 1: event = 29: .*quotes"),
+        ("- {at_s: 1, do: latency, percentiles_s: [1, 0.5, 2, 3]}", "step 1: percentiles_s = .*rising"),
+        ("- {at_s: 1, do: damage, kind: cut}", "step 1: kind = 'cut'"),
+        ("- {at_s: 1, do: exchange, mac: xyz}", "step 1: mac = 'xyz'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_name_of_its_file(text, tmp_path):
-    with pytest.raises(ValueError, match=r"scenario\.yaml"):
-        scenario.read(written(tmp_path, text))
+def test_what_makes_no_sense_is_refused_with_file_step_key_and_remedy(text, said, tmp_path):
+    with pytest.raises(ValueError, match=rf"scenario\.yaml: {said}"):
+        scenario.read(written(tmp_path, text), KINDS)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="missing"):
-        scenario.read(tmp_path / "missing")
+        scenario.read(tmp_path / "missing", KINDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{at_s: 1, do: announce, event: '32'}", "do = 'announce': no meaning with --dialect j11"),
+        ("{at_s: 1, do: expire}", "do = 'expire': .*use end_session"),
+        ("{at_s: 1, do: neighbour}", "do = 'neighbour'"),
+        ("{at_s: 1, do: end_session, event: '29'}", "event = '29': .*leave it out"),
+    ],
+)
+def test_what_a_j11_dongle_cannot_play_is_refused_before_it_starts(text, said, tmp_path, capsys):
+    path = written(tmp_path, f"- {{at_s: 1, do: restart}}\n- {text}\n")
+    options = ["meter", "--link", str(tmp_path / "port"), "--scenario", str(path), "--dialect"]
+    assert command.main([*options, "j11"]) == 1
+    complaint = capsys.readouterr().err
+    assert f"{path}: step 2: " in complaint
+    assert re.search(said, complaint)
+    parser = argparse.ArgumentParser()
+    meter.configure(parser)
+    assert len(settings_from(parser.parse_args([*options[1:], "c2"])).scenario) == 2
+
+
+def test_all_else_a_j11_dongle_can_play():
+    needed = {"loss": {"share": 1}, "air": {"profile": "ideal"}, "refuse": {"epcs": ("E7",)},
+              "damage": {"kind": "drop"}, "meter_clock": {"error_s": 1}}  # fmt: skip
+    unfit = {word for word, kind in KINDS.items() if unfit_for_j11(kind(at_s=1, **needed.get(word, {}))) is not None}
+    assert unfit == {"announce", "expire", "neighbour"}
+
+
+class SteppedClock:
+    """A clock that is told the time by whoever sleeps."""
+
+    now = 0
+
+    def unix_ms(self):
+        return self.now
+
+    async def sleep_until(self, unix_ms):
+        self.now = max(self.now, unix_ms)
+
+
+async def test_what_lasts_is_ended_by_the_last_of_its_kind_alone():
+    clock, told = SteppedClock(), []
+    steps = (
+        WrongPassword(at_s=10, for_s=50),
+        NeighbourStep(at_s=20, for_s=5),
+        WrongPassword(at_s=30, for_s=100),
+        Expire(at_s=40),
+    )
+
+    def note(what):
+        return lambda step: told.append((what, clock.now // 1000, type(step).__name__))
+
+    await scenario.play(steps, clock, note("begins"), note("ends"))
+    assert told == [
+        ("begins", 10, "WrongPassword"),
+        ("begins", 20, "NeighbourStep"),
+        ("ends", 25, "NeighbourStep"),
+        ("begins", 30, "WrongPassword"),
+        ("begins", 40, "Expire"),
+        ("ends", 130, "WrongPassword"),
+    ]
 
 
 class Client:
@@ -100,14 +205,14 @@ async def played(tmp_path):
 
 
 async def test_events_are_said_at_their_times(played):
-    client = Client(await played(Step(0.1, "announce", event="32"), Step(0.2, "end_session", event="26")))
+    client = Client(await played(Announce(at_s=0.1, event="32"), EndSession(at_s=0.2, event="26")))
     await client.until(b"EVENT 26")
     assert client.said.index(b"EVENT 32") < client.said.index(b"EVENT 26")
     client.close()
 
 
 async def test_a_mute_dongle_says_nothing_and_a_restarted_one_echoes_again(played):
-    client = Client(await played(Step(0.1, "mute", for_s=0.5), Step(0.8, "restart")))
+    client = Client(await played(Mute(at_s=0.1, for_s=0.5), Restart(at_s=0.8)))
     client.ask(b"SKSREG SFE 0")
 
     async def answered():
@@ -129,7 +234,7 @@ async def test_a_mute_dongle_says_nothing_and_a_restarted_one_echoes_again(playe
 
 
 async def test_an_unplugged_dongle_is_gone_as_long_as_the_scenario_says(played):
-    port = await played(Step(0.2, "unplug", for_s=0.5), Step(0.1, "loss", share=1.0))
+    port = await played(Unplug(at_s=0.2, for_s=0.5), Loss(at_s=0.1, share=1.0))
     client = Client(port)
     await client.until(b"(gone)")
     assert not port.exists()

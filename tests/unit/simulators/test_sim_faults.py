@@ -36,6 +36,32 @@ def test_corrupt_changes_every_chosen_byte_and_keeps_the_length():
     assert all(left != right for left, right in zip(damaged, TEXT, strict=True))
 
 
+def test_insert_puts_noise_behind_bytes_and_keeps_them():
+    noisy = through(Lane([Fault("insert", rate=0.5)]), [b"a" * 1000])
+    assert 1400 < len(noisy) < 1600
+    assert noisy.count(b"a") >= 1000
+    assert through(Lane([Fault("insert")]), [b"abc"])[::2] == b"abc"
+
+
+def test_split_writes_a_chunk_byte_by_byte():
+    lane = Lane([Fault("split", seconds=0.1, for_bytes=1), Fault("cut", after_bytes=5)])
+    pieces = lane.feed(b"abc").pieces()
+    assert [(piece.data, piece.wait_s) for piece in pieces] == [(b"a", 0), (b"b", 0.1), (b"c", 0.1)]
+    assert [piece.data for piece in lane.feed(b"de").pieces()] == [b"de"]
+    assert lane.struck == 1
+    assert [piece.cut for piece in lane.feed(b"f").pieces()] == [True]
+
+
+async def test_a_pipe_is_spoilt_for_a_time():
+    out = []
+    pipe = Pipe(Lane([]), out.append, lambda: None)
+    pipe.spoil(spoilt := Lane([Fault("duplicate")]))
+    pipe.feed(b"ab")
+    pipe.spoil(None)
+    pipe.feed(b"cd")
+    assert (out, spoilt.struck) == ([b"aabb", b"cd"], 2)
+
+
 def test_cut_ends_the_stream_at_its_byte_for_good():
     lane = Lane([Fault("cut", after_bytes=3)])
     passed = lane.feed(b"abcdef")
@@ -61,10 +87,10 @@ def test_a_fault_keeps_to_its_seconds():
     data=st.binary(max_size=300),
     cuts=st.lists(st.integers(0, 300), max_size=8),
     seed=st.integers(0, 1000),
-    rates=st.tuples(*[st.floats(0, 1)] * 3),
+    rates=st.tuples(*[st.floats(0, 1)] * 4),
 )
 def test_the_damage_is_the_same_however_the_bytes_were_chunked(data, cuts, seed, rates):
-    kinds = ("drop", "duplicate", "corrupt")
+    kinds = ("drop", "duplicate", "corrupt", "insert")
     faults = [Fault(kind, rate=rate) for kind, rate in zip(kinds, rates, strict=True)]
     faults.append(Fault("cut", after_bytes=200))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
