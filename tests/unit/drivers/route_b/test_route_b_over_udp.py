@@ -21,13 +21,15 @@ SPEED = 600
 CREDENTIALS = '{"id": "00112233445566778899AABBCCDDEEFF", "password": "0123456789AB"}'
 
 
-def own_address():
-    """Return a link-local IPv6 address of this machine with its interface, else the loopback's."""
-    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+def own_addresses():
+    """Return this machine's IPv6 addresses as sockets want them, by scope: `link`, or `host` for the loopback."""
+    table = Path("/proc/net/if_inet6")
+    found = {}
+    for line in table.read_text().splitlines() if table.exists() else ():
         digits, index, _, scope, _, _ = line.split()
-        if scope == "20":
-            return str(ipaddress.IPv6Address(bytes.fromhex(digits))), PORT, 0, int(index, 16)
-    return "::1", PORT, 0, 0
+        address = str(ipaddress.IPv6Address(bytes.fromhex(digits)))
+        found.setdefault({"20": "link", "10": "host"}.get(scope), (address, PORT, 0, int(index, 16)))
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -101,13 +103,20 @@ class WifiMeter(asyncio.DatagramProtocol):
         self.transport.sendto(self.meter.half_hour_notice(0x74).frame.encode(), self.client)
 
 
-@pytest.fixture
-async def over_udp():
+@pytest.fixture(
+    params=[
+        pytest.param("link", id="link-local"),  # what a meter with Wi-Fi has
+        pytest.param("host", id="loopback"),  # all there is on a machine whose interfaces speak no IPv6
+    ]
+)
+async def over_udp(request):
     """Give a meter that listens, and a driver that will ask it."""
+    address = own_addresses().get(request.param)
+    if address is None:
+        pytest.skip(f"no interface of this machine has an IPv6 address of scope {request.param}")
     clock = SimulatedClock()
     begin = clock.unix_ms() // 1_800_000 * 1_800_000
     meter = Meter(House(start_ms=begin), clock.unix_ms, Nameplate())
-    address = own_address()
     async with bound(lambda: WifiMeter(meter), address) as node:
 
         def open_link(opening):
