@@ -121,7 +121,7 @@ def _piped(stream: TextIO) -> Credentials:
 
 def _typed() -> Credentials:
     """Ask a person, without an echo."""
-    _say("ルートBの認証ID・パスワードを入力(表示されません) / type the Route-B ID and password (not shown)")
+    _say("Bルートの認証ID・パスワードを入力(表示されません) / type the Route-B ID and password (not shown)")
     route_b_id = _asked("認証ID / ID (32): ", credentials.id_problem)
     password = _asked("パスワード / password (12): ", credentials.password_problem)
     return Credentials(route_b_id.upper(), password)

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import select
+import termios
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -154,13 +155,23 @@ _REASONS = {
     errno.EAGAIN: "another program has it locked",
     errno.EBUSY: "another program has it open",
     errno.ENOTTY: "not a serial port",
+    errno.EISDIR: "not a serial port",
     errno.EIO: "the port has closed",
 }
 
 
 def _why(error: Exception) -> str:
     """Return what a person can do something about, in one line."""
-    number = getattr(error, "errno", None)
+    number = _number(error)
     if number in _REASONS:
         return _REASONS[number]
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _number(error: Exception) -> int | None:
+    """Return the system's number for an error, also where the serial library has words of its own instead."""
+    if "device disconnected" in str(error):  # a port that ends without an error
+        return errno.EIO
+    if isinstance(wrapped := error.__context__, termios.error):
+        return int(wrapped.args[0])
+    return getattr(error, "errno", None)
