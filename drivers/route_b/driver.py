@@ -25,6 +25,7 @@ from drivers.api import (
     RefusedCredentialsError,
     RefusedError,
     Sample,
+    TimeHint,
 )
 from drivers.polling import Ticks
 from drivers.route_b import echonet, meter, skstack
@@ -35,6 +36,8 @@ from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.joining import Joining
 from drivers.route_b.known import Known
 from drivers.route_b.meter import AtHalfHour
+from drivers.route_b.meter_time import MeterTime
+from drivers.route_b.minutes import Minutes
 from drivers.route_b.radio import Gauge
 from drivers.route_b.repair import Repair
 from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
@@ -50,6 +53,9 @@ T = TypeVar("T")
 
 POLLED = (meter.POWER, meter.CURRENTS, meter.IMPORT, meter.EXPORT)
 HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
+EACH_MINUTE = (meter.ONE_MINUTE, meter.TIME)
+"""What a meter of the second generation is asked besides; its clock confirms the minute that D0 names."""
+CLOCK = (meter.TIME, meter.DATE)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 SILENT_POLLS = 3
@@ -119,6 +125,8 @@ class RouteB:
         self._reachable = True  # until proven otherwise, so that a first failure is told
         self._known = Known(self._device, self._clock)
         self._repair: Repair | None = None
+        self._minutes = Minutes(self._device, self._known.offers)
+        self._meter_time = MeterTime()
         self._newest_half_hour: int | None = None  # unix ms, as the meter names it
         self._asked_half_hour: int | None = None
         self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
@@ -161,6 +169,9 @@ class RouteB:
                 report["state"] = "limited"
         report["refused"] = [*self._known.refused]
         report["meter_fault"] = self._known.fault
+        if self._known.lists(meter.ONE_MINUTE):
+            report |= {"minutes": self._minutes.told, "minutes_repaired": self._minutes.repaired}
+        report["malformed_values"] = self._counts["malformed_values"] + self._minutes.malformed
         if self._repair is not None:
             report |= {"repaired": self._repair.repaired, "days_to_read": self._repair.waiting}
             report["meter_clock_off_s"] = self._repair.offset_s
@@ -179,6 +190,10 @@ class RouteB:
             "history": self._known.offers(meter.HISTORY_IMPORT) if self._known.scaled else None,
             "trouble": self._trouble,
         }
+
+    def time_hint(self) -> TimeHint | None:
+        """Return what the meter's clock says of UTC; it is asked only where the gateway does not know."""
+        return self._meter_time.hint()
 
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
         """Carry out `history {"days": […]}` (read days of the meter's memory again), `signal` or `transcript`."""
@@ -280,6 +295,7 @@ class RouteB:
         if memory.get("proven") != (proof := self._fingerprint()):
             await memory.update({"proven": proof})
         self._known.start(memory)
+        self._minutes.joined()
         if self._repair is not None:
             self._repair.joined()
 
@@ -301,7 +317,7 @@ class RouteB:
             else:
                 silent = 0
                 waits.start_over()
-                await self._repair_between_polls(session)
+                await self._repair_between_polls(session, emit)
             await ticks.next()
 
     async def _lose(self, emit: Emit, reason: str, level: int = logging.WARNING) -> None:
@@ -319,11 +335,14 @@ class RouteB:
         """Ask once a session who the meter is; when it is another one, its registers begin a new series."""
         if self._known.needs_name and await self._known.name(session, emit, memory) and self._repair is not None:
             last = self._repair.replaced()
+            self._minutes.replaced()
             await self._known.tell_replaced(emit, memory, last, self._repair.to_remember())
 
     async def _poll(self, session: MeterLink, emit: Emit, memory: Memory) -> None:
-        frame = await session.get(self._known.offered(POLLED) or [meter.POWER])
+        asked = self._clock.boot_ms()
+        frame = await session.get(self._known.offered(self._wanted()) or [meter.POWER])
         at = self._clock.boot_ms()
+        self._meter_time.take(frame.properties, asked, at)
         values, problems = meter.readings(frame.properties, self._known.scaling)
         if not any(frame.properties.values()):
             raise NoAnswerError("the meter refuses every value asked for")
@@ -341,10 +360,21 @@ class RouteB:
             await emit(Event(self._device, "device_back", at))
         if values:
             await emit(Sample(self._device, at, values))
+        if self._repair is not None and not self._known.needs_name:  # until then they may be another meter's
+            await self._minutes.pass_on(frame.properties, self._known.scaling, self._repair.best_now(), emit)
 
-    async def _repair_between_polls(self, session: MeterLink) -> None:
-        """Read at most one day of the meter's memory; live values matter more."""
+    def _wanted(self) -> tuple[int, ...]:
+        """Return what to ask at a poll, at most six; a second-generation meter tells its date with the minute."""
+        if self._known.offers(meter.ONE_MINUTE):
+            return POLLED + EACH_MINUTE
+        clock = all(self._known.offers(epc) for epc in CLOCK)
+        due = clock and self._meter_time.is_due(self._clock.boot_ms(), self._clock.unix_ms())
+        return POLLED + CLOCK if due else POLLED
+
+    async def _repair_between_polls(self, session: MeterLink, emit: Emit) -> None:
+        """Read at most ten minutes and one day of the meter's memory; live values matter more."""
         if self._repair is not None and not self._known.needs_name and not session.limited:
+            await self._minutes.step(session, self._known.scaling, emit)
             await self._repair.step(session, self._known.scaling)
 
     def _hear(self, frame: Frame) -> None:
@@ -390,7 +420,7 @@ class RouteB:
             self._asked_half_hour = None  # asked for with the next poll
 
     def _half_hour(self, epc: int, edt: bytes | None) -> AtHalfHour | None:
-        if not edt:
+        if not edt or not self._known.lists(epc):  # a spoilt digit of an EPC must not give an export to a meter without
             return None
         try:
             return meter.at_half_hour(edt)

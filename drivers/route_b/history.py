@@ -249,17 +249,17 @@ def _may_be(at: datetime, now: datetime | None) -> bool:
     return at.year in POSSIBLE_YEARS
 
 
-def implausible(counts: Sequence[int | None], scaling: Scaling) -> str | None:
-    """Say what is wrong with the readings of a day, None when they can be: a register never runs back or leaps."""
+def implausible(counts: Sequence[int | None], scaling: Scaling, most_kwh: Decimal = MOST_KWH_PER_SLOT) -> str | None:
+    """Say what is wrong with readings one slot apart, None when they can be: a register never runs back or leaps."""
     known = [(slot, count) for slot, count in enumerate(counts) if count is not None]
-    most = MOST_KWH_PER_SLOT * scaling.coefficient
+    most = most_kwh * scaling.coefficient
     for (slot, count), (later, next_count) in itertools.pairwise(known):
         step = next_count - count
         if step < 0 and scaling.digits is None:
-            return f"the register runs back at the half hour {later}"
+            return f"the register runs back at number {later}"
         gained = scaling.kwh(step % 10**scaling.digits if scaling.digits else step)
         if gained is not None and gained > most * (later - slot):
-            return f"{gained} kWh between the half hours {slot} and {later}"
+            return f"{gained} kWh between the numbers {slot} and {later}"
     return None
 
 

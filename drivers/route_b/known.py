@@ -34,7 +34,9 @@ MOST_READINGS = 6
 IDENTITY_TRIES = 3
 
 _REGISTERS = ("import_energy_kwh", "export_energy_kwh")
-_ONLY_WHEN_LISTED = frozenset((meter.HISTORY_PAIRS, meter.PAIRS_FROM))
+_ONLY_WHEN_LISTED = frozenset(
+    (meter.HISTORY_PAIRS, meter.PAIRS_FROM, meter.ONE_MINUTE, meter.MINUTE_PAIRS, meter.MINUTES_FROM)
+)
 
 
 class Asks(Protocol):
@@ -73,10 +75,13 @@ class Known:
     def _is_refused(self, epc: int) -> bool:
         return self._clock.boot_ms() < self._learnt.get(epc, 0)
 
+    def lists(self, epc: int) -> bool:
+        """Tell whether the meter has a property, as far as its map says."""
+        return epc not in _ONLY_WHEN_LISTED if self._listed is None else epc in self._listed
+
     def offers(self, epc: int) -> bool:
         """Tell whether it makes sense to ask for a property."""
-        listed = epc not in _ONLY_WHEN_LISTED if self._listed is None else epc in self._listed
-        return listed and not self._is_refused(epc)
+        return self.lists(epc) and not self._is_refused(epc)
 
     def offered(self, epcs: Iterable[int]) -> list[int]:
         """Return those of some properties that it makes sense to ask for, at most six."""

@@ -27,6 +27,7 @@ TIME, DATE = 0x97, 0x98
 GETTABLE = 0x9F
 HISTORY_IMPORT, HISTORY_EXPORT, HISTORY_DAY = 0xE2, 0xE4, 0xE5
 HISTORY_PAIRS, PAIRS_FROM = 0xEC, 0xED
+ONE_MINUTE, MINUTE_PAIRS, MINUTES_FROM = 0xD0, 0xEE, 0xEF
 
 MAKERS = {
     "000006": "Mitsubishi Electric",
@@ -52,6 +53,10 @@ UNITS_KWH = {
 
 MAX_COUNT = 99_999_999
 HISTORY_SLOTS = 48
+MOST_PAIRS, MOST_MINUTES = 12, 10
+"""So many half hours are told by one EC, so many minutes by one EE."""
+
+Pairs = tuple[datetime | None, tuple[tuple[int | None, int | None], ...]]
 
 _NO_COUNT = frozenset((0xFFFFFFFE, 0xFFFFFFFF))
 _NO_POWER = frozenset((0x7FFFFFFE, 0x7FFFFFFF, -0x80000000))
@@ -87,6 +92,15 @@ class AtHalfHour:
 
     at: datetime | None
     count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AtMinute:
+    """Both registers at the last minute, which the meter names; `at` is None while its clock is not set."""
+
+    at: datetime | None
+    imported: int | None
+    exported: int | None
 
 
 def _sized(edt: bytes, size: int) -> bytes:
@@ -159,6 +173,14 @@ def at_half_hour(edt: bytes) -> AtHalfHour:
     return AtHalfHour(at, _count(value, 7))
 
 
+def at_minute(edt: bytes) -> AtMinute:
+    """Return the readings of the last minute (D0)."""
+    _sized(edt, 15)
+    at = _moment(edt[:7])
+    imported, exported = (_count(_U32.unpack_from(edt, offset)[0], offset) for offset in (7, 11))
+    return AtMinute(at, imported, exported)
+
+
 def _moment(raw: bytes) -> datetime | None:
     """Return year, month, day, hour, minute and perhaps second; None while the meter has no time (all FF)."""
     year, month, day, hour, minute = _MINUTE.unpack_from(raw)
@@ -196,18 +218,18 @@ def history(edt: bytes) -> tuple[int | None, tuple[int | None, ...]]:
 
 
 def pairs_from(newest: datetime, number: int) -> bytes:
-    """Return what ED must be set to for EC to tell `number` half hours back from `newest`."""
+    """Return what ED or EF must be set to for EC or EE to tell `number` readings back from `newest`."""
     at = newest.astimezone(JST)
     return at.year.to_bytes(2, "big") + bytes((at.month, at.day, at.hour, at.minute, number))
 
 
-def history_pairs(edt: bytes) -> tuple[datetime | None, tuple[tuple[int | None, int | None], ...]]:
-    """Return (newest half hour, pairs of import and export going back from it) of EC."""
+def history_pairs(edt: bytes, most: int = MOST_PAIRS) -> Pairs:
+    """Return (newest moment, pairs of import and export going back from it) of EC, or of EE with its own `most`."""
     if len(edt) < 7:
         _sized(edt, 7)
     number = edt[6]
-    if not 1 <= number <= 12:
-        raise FrameError(f"{number} pairs; 1 to 12 are possible", 6)
+    if not 1 <= number <= most:
+        raise FrameError(f"{number} pairs; 1 to {most} are possible", 6)
     _sized(edt, 7 + 8 * number)
     counts = [_count(_U32.unpack_from(edt, at)[0], at) for at in range(7, len(edt), 4)]
     return _moment(edt[:6]), tuple(zip(counts[::2], counts[1::2], strict=True))
@@ -253,6 +275,7 @@ HALF_HOUR_QUANTITIES = {
     IMPORT_AT_30MIN: "import_energy_at_30min_kwh",
     EXPORT_AT_30MIN: "export_energy_at_30min_kwh",
 }
+MINUTE_QUANTITIES = ("import_energy_at_1min_kwh", "export_energy_at_1min_kwh")
 
 
 # What follows explains any property to a person or a script (`edge-agent decode`).
@@ -329,30 +352,17 @@ def _explain_history(edt: bytes, scaling: Scaling | None) -> Fields:
 
 
 def _explain_minute(edt: bytes, scaling: Scaling | None) -> Fields:
-    at = _moment(_sized(edt, 15)[:7])
-    values = {
-        name: _energy(_count(_U32.unpack_from(edt, offset)[0], offset), scaling)
-        for name, offset in (("import_energy_kwh", 7), ("export_energy_kwh", 11))
-    }
-    return {"values": values, "at": _iso(at)}
+    reading = at_minute(edt)
+    counts = zip(_REGISTERS.values(), (reading.imported, reading.exported), strict=True)
+    return {"values": {name: _energy(count, scaling) for name, count in counts}, "at": _iso(reading.at)}
 
 
 def _explain_pairs(most: int) -> _Explain:
     """Explain EC or EE: a time, a number, and that many pairs (import, export) going back from it."""
 
     def read(edt: bytes, scaling: Scaling | None) -> Fields:
-        if len(edt) < 7:
-            _sized(edt, 7)
-        number = edt[6]
-        if not 1 <= number <= most:
-            raise FrameError(f"{number} pairs; 1 to {most} are possible", 6)
-        _sized(edt, 7 + 8 * number)
-        offsets = range(7, len(edt), 8)
-        pairs = [[_count(_U32.unpack_from(edt, at + side)[0], at + side) for side in (0, 4)] for at in offsets]
-        return {
-            "at": _iso(_moment(edt[:6])),
-            "pairs": [[_energy(value, scaling) for value in pair] for pair in pairs],
-        }
+        at, pairs = history_pairs(edt, most)
+        return {"at": _iso(at), "pairs": [[_energy(value, scaling) for value in pair] for pair in pairs]}
 
     return read
 
@@ -453,8 +463,8 @@ _PROPERTIES: dict[int, tuple[str, str, _Explain]] = {
     0xE8: ("", "A", _explain_currents),
     0xEA: ("import_energy_at_30min_kwh", _COUNTED, _explain_half_hour),
     0xEB: ("export_energy_at_30min_kwh", _COUNTED, _explain_half_hour),
-    0xEC: ("", _COUNTED, _explain_pairs(12)),
-    0xED: ("history_request", "", _explain_request(12)),
-    0xEE: ("", _COUNTED, _explain_pairs(10)),
-    0xEF: ("history_request", "", _explain_request(10)),
+    0xEC: ("", _COUNTED, _explain_pairs(MOST_PAIRS)),
+    0xED: ("history_request", "", _explain_request(MOST_PAIRS)),
+    0xEE: ("", _COUNTED, _explain_pairs(MOST_MINUTES)),
+    0xEF: ("history_request", "", _explain_request(MOST_MINUTES)),
 }

@@ -21,7 +21,6 @@ from drivers.route_b.requests import NoAnswerError, Question
 
 log = logging.getLogger(__name__)
 
-MOST_PAIRS = 12
 LONGEST_PAUSE_POLLS = 32
 """After failures in a row, this many polls pass before the meter's memory is asked again."""
 PATIENT_FAILURES = 5
@@ -123,7 +122,7 @@ class Repair:
 
     def taken(self, named: Iterable[datetime], *, answered: bool) -> set[datetime]:
         """Return those of the moments of one frame that can be; `answered` when the frame answers a Get."""
-        return self._moments.taken(named, self._best_now(), self._ledger.newest(), answered=answered)
+        return self._moments.taken(named, self.best_now(), self._ledger.newest(), answered=answered)
 
     async def pass_on(self, at: datetime, readings: Mapping[int, Decimal | None]) -> None:
         """Emit what the meter notified for a half hour, unless it was passed on before."""
@@ -176,7 +175,7 @@ class Repair:
     def _hear(self, now: datetime) -> None:
         self._now, self._heard_ms = now, self._clock.boot_ms()
 
-    def _best_now(self) -> datetime | None:
+    def best_now(self) -> datetime | None:
         """Return the time by the gateway's clock; without it by the meter's, when that was heard of; else None."""
         unix_ms = self._clock.unix_ms()
         if unix_ms is not None:
@@ -186,13 +185,13 @@ class Repair:
         return self._now + timedelta(milliseconds=self._clock.boot_ms() - self._heard_ms)
 
     def _forget_future(self) -> None:
-        if self._clock.unix_ms() is not None and (now := self._best_now()) is not None:
+        if self._clock.unix_ms() is not None and (now := self.best_now()) is not None:
             self._ledger.forget_after(now.date() + timedelta(days=1))
 
     async def _meter_now(self, asks: Asks) -> datetime:
         """Return the meter's date and minute, twice the same where it surprises; raises NoAnswerError, FrameError."""
         now, asked_ms, of_clock = await self._ask_now(asks)
-        expected = self._best_now()
+        expected = self.best_now()
         if expected is None or abs(now - expected) > history.MOST_OFF:
             first = now
             now, asked_ms, of_clock = await self._ask_now(asks)
@@ -304,7 +303,7 @@ class Repair:
         if not missing or not (self._offers(meter.HISTORY_PAIRS) and self._offers(meter.PAIRS_FROM)):
             return None
         number = missing[-1] - missing[0] + 1
-        if number > MOST_PAIRS:
+        if number > meter.MOST_PAIRS:
             return None
         newest = history.moment_of(day, missing[-1])
         chosen, frame = await asks.ask(

@@ -18,6 +18,8 @@ from drivers.route_b.echonet import Frame, FrameError
 log = logging.getLogger(__name__)
 
 MAX_UNANSWERED_INFC = 8
+INSTANT_S = 1e-6
+"""A rest of a wait that rounding leaves; no clock could wait for it."""
 MAX_ATTEMPTS = 32
 """More fit into no deadline; bounds what is remembered of one question."""
 
@@ -283,7 +285,7 @@ class Requests:
         ask_again = loop.time() + wait_s
         while not flight.outcome.done():
             left_s = max(ask_again, flight.not_before) - loop.time()
-            if left_s <= 0:
+            if left_s < INSTANT_S:
                 return None
             await asyncio.wait([flight.outcome], timeout=left_s)
         outcome = flight.outcome.result()

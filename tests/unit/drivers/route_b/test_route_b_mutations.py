@@ -54,6 +54,8 @@ DECODERS = {
     meter.HISTORY_IMPORT: [meter.history],
     meter.HISTORY_EXPORT: [meter.history],
     meter.HISTORY_PAIRS: [meter.history_pairs],
+    meter.ONE_MINUTE: [meter.at_minute],
+    meter.MINUTE_PAIRS: [lambda edt: meter.history_pairs(edt, meter.MOST_MINUTES)],
     meter.TIME: [lambda edt: meter.clock(edt, DATE)],
     meter.DATE: [lambda edt: meter.clock(TIME, edt)],
     meter.FAULT: [meter.fault],
@@ -96,7 +98,7 @@ def resident_bytes():
 
 def said_by_the_meter():
     """Return an answer of the simulated meter for each property it has: more of them than was ever recorded."""
-    said = Meter(House(start_ms=NOON_MS - 3_600_000), lambda: NOON_MS, Nameplate(pairs=True))
+    said = Meter(House(start_ms=NOON_MS - 3_600_000), lambda: NOON_MS, Nameplate(release="R", pairs=True))
     frames = []
     for epc in range(0x80, 0x100):
         request = echonet.Frame(1, echonet.CONTROLLER, echonet.METER, echonet.GET, {epc: b""})

@@ -1,0 +1,73 @@
+"""What a meter's clock says of UTC, as bounds on the boot clock's offset. Asks nothing; knows no frame and no port.
+
+A meter shows minutes, and an answer was true at some moment between question and answer: one reading leaves a minute
+and the latency open. Readings one after another cut that down, until a minute is seen to change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from drivers.api import TimeHint
+from drivers.route_b import meter
+from drivers.route_b.echonet import FrameError
+from drivers.route_b.history import POSSIBLE_YEARS
+
+log = logging.getLogger(__name__)
+
+MINUTE_MS = 60_000
+READINGS = 2
+"""A time counts once so many answers in a row can be of one clock: a single spoilt digit sets no time."""
+
+
+OLD_MS = 3600 * 1000
+"""A gateway that has its time from the meter asks again after so long: its crystal drifts seconds a day."""
+
+
+class MeterTime:
+    """Between which offsets (unix ms minus boot ms) the clock of one meter lies."""
+
+    def __init__(self) -> None:
+        self._least_ms = self._most_ms = self._heard_ms = 0
+        self._readings = 0
+        self._wanted = False
+
+    def is_due(self, boot_ms: int, unix_ms: int | None) -> bool:
+        """Tell whether to ask for it: while the gateway knows no time, and each hour where it once knew none."""
+        self._wanted = self._wanted or unix_ms is None
+        return unix_ms is None or (self._wanted and boot_ms - self._heard_ms >= OLD_MS)
+
+    def take(self, properties: Mapping[int, bytes], asked_ms: int, answered_ms: int) -> None:
+        """Take in an answer with the clock's time (97) and its date (98), or with D0 that names the same minute."""
+        time_of_day, date, minute = (properties.get(epc) for epc in (meter.TIME, meter.DATE, meter.ONE_MINUTE))
+        if not time_of_day:
+            return
+        try:
+            if date:
+                self.heard(meter.clock(time_of_day, date), asked_ms, answered_ms)
+            elif minute and (at := meter.at_minute(minute).at) and bytes((at.hour, at.minute)) == time_of_day:
+                self.heard(at.replace(second=0), asked_ms, answered_ms)
+        except FrameError as error:
+            log.debug("the meter's clock: %s", error)
+
+    def heard(self, shown: datetime, asked_ms: int, answered_ms: int) -> None:
+        """Take in a minute that the meter showed at some moment between two readings of the boot clock."""
+        if shown.year not in POSSIBLE_YEARS:
+            return
+        shown_ms = round(shown.timestamp() * 1000)
+        least_ms, most_ms = shown_ms - answered_ms, shown_ms + MINUTE_MS - asked_ms
+        if self._readings and least_ms <= self._most_ms and most_ms >= self._least_ms:
+            self._least_ms, self._most_ms = max(least_ms, self._least_ms), min(most_ms, self._most_ms)
+            self._readings += 1
+        else:  # another meter, a clock that was set or has drifted, a spoilt digit: begin again
+            self._least_ms, self._most_ms, self._readings = least_ms, most_ms, 1
+        self._heard_ms = answered_ms
+
+    def hint(self) -> TimeHint | None:
+        """Return the middle of what can be, and how far off it may be; None before the meter has said so twice."""
+        if self._readings < READINGS:
+            return None
+        middle_ms = (self._least_ms + self._most_ms) // 2
+        return TimeHint(self._heard_ms, self._heard_ms + middle_ms, (self._most_ms - self._least_ms + 1) // 2)
