@@ -162,7 +162,7 @@ class Conversation(ABC, Generic[Item]):
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Bring the dongle into a known state; raises LinkError, or ConfigError for unusable credentials."""
+        """Bring the dongle into a known state; raises LinkError."""
 
     @abstractmethod
     async def scan(self) -> Pan | None:

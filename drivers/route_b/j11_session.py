@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Unpack
 
-from drivers.api import ConfigError, Json, LinkError, MalformedError, RefusedError
+from drivers.api import Json, LinkError, MalformedError, RefusedError
 from drivers.route_b import j11, skstack
 from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
 from drivers.route_b.echonet import Frame
@@ -53,7 +53,7 @@ class J11Session(Conversation[Message]):
     # Commands to the dongle.
 
     async def prepare(self) -> None:
-        """Start the dongle anew and hand it the credentials; raises LinkError, or ConfigError for unusable ones."""
+        """Start the dongle anew and hand it the credentials; raises LinkError."""
         self._prepared = False
         await self._command(j11.request(j11.RESET), j11.RESET, j11.STARTED)
         version = await self._command(j11.request(j11.VERSION), j11.VERSION)
@@ -61,7 +61,7 @@ class J11Session(Conversation[Message]):
         await self._demand(j11.set_up(_FIRST_CHANNEL), j11.SET_UP)
         secret = j11.credentials(self._credentials.route_b_id, self._credentials.password)
         if (await self._command(secret, j11.CREDENTIALS)).result != j11.DONE:
-            raise ConfigError("credentials", "the dongle refuses their form", "check the ID and the password")
+            raise LinkError("the dongle refuses the form of the credentials")  # checked before: spoilt on the way
         self._prepared = True
         log.info("J11 dongle, firmware %s", self.version)
 

@@ -27,7 +27,7 @@ class Network(Protocol):
     """A dongle that can look for networks and join one; `skstack.Pan` describes a network of any dongle family."""
 
     async def prepare(self) -> None:
-        """Bring the dongle into a known state; raises LinkError, or ConfigError for unusable credentials."""
+        """Bring the dongle into a known state; raises LinkError."""
 
     async def scan(self) -> Pan | None:
         """Return the meter's network, or None."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Unpack
 
-from drivers.api import ConfigError, Json, LinkError, RefusedError
+from drivers.api import Json, LinkError, RefusedError
 from drivers.route_b import skstack
 from drivers.route_b.airtime import AirTime
 from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
@@ -93,7 +93,7 @@ class Session(Conversation[Incoming]):
     # Commands to the dongle.
 
     async def prepare(self) -> None:
-        """Bring any supported dongle into a known state; raises LinkError, or ConfigError for unusable credentials."""
+        """Bring any supported dongle into a known state; raises LinkError."""
         self._prepared = self._watching = False
         await self._wake()
         await self._command(skstack.command("SKRESET"))
@@ -111,7 +111,7 @@ class Session(Conversation[Incoming]):
             skstack.set_route_b_id(self._credentials.route_b_id),
         ):
             if _failed(await self._command(line)):
-                raise ConfigError("credentials", "the dongle refuses their form", "check the ID and the password")
+                raise LinkError("the dongle refuses the form of the credentials")  # checked before: spoilt on the way
         self._prepared = True
         log.info("dongle %s, dialect %s", self.version, self.dialect)
 
