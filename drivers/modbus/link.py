@@ -228,8 +228,14 @@ class Link:
             if not self._missing.may_come(unit, function, loop.time()):
                 return
             self.counts["probes"] += 1
-            probe = frames.read_pdu(self._missing.probe(unit, function, loop.time()), address, 1)
-            await self._ask(unit, probe, timeout_s + self.endpoint.wire_s(1), lambda answer: answer.body)
+            asked = self._missing.probe(unit, function, loop.time())
+
+            def checked(answer: Answer, asked: int = asked) -> bytes:
+                self._refuse_foreign(answer, unit, asked)
+                return answer.body
+
+            probe = frames.read_pdu(asked, address, 1)
+            await self._ask(unit, probe, timeout_s + self.endpoint.wire_s(1), checked)
         if self._missing.may_come(unit, function, loop.time()):
             raise SilentError(f"unit {unit} at {self.endpoint} still answers to earlier requests")
 
@@ -294,7 +300,7 @@ class Link:
             if self._missing.takes(answer, now_s):
                 self.counts["late"] += 1
                 return
-            if asked is not None and answer.unit == asked.unit:
+            if asked is not None and (answer.unit, answer.asked_function) == (asked.unit, asked.function):
                 self._missing.settle(answer.unit)
         elif answer.transaction == 0 and self._answer_missing and asked is not None:
             # The unit leaves out transaction ids, so nothing tells this answer from the missing one.

@@ -428,19 +428,19 @@ async def test_a_serial_line_waits_out_a_late_answer_and_keeps_its_silence():
     loop, buffer, came, left = asyncio.get_running_loop(), bytearray(), [], [0.0]
     busy_until = [0.0]
 
-    def reply(address, count):
+    def reply(function, address, count):
         left.append(loop.time())
         body = registers(address, count)
-        os.write(master, frame(True, 0, 1, bytes([3, len(body)]) + body))
+        os.write(master, frame(True, 0, 1, bytes([function, len(body)]) + body))
 
     def readable():
         buffer.extend(os.read(master, 512))
         while len(buffer) >= 8:
-            _, _, address, count = struct.unpack(">BBHH", bytes(buffer[:6]))
+            _, function, address, count = struct.unpack(">BBHH", bytes(buffer[:6]))
             del buffer[:8]
             came.append((address, loop.time() - left[-1]))
             busy_until[0] = max(busy_until[0], loop.time()) + (1.5 * TIMEOUT_S if address == 100 else 0.002)
-            loop.call_at(busy_until[0], reply, address, count)
+            loop.call_at(busy_until[0], reply, function, address, count)
 
     loop.add_reader(master, readable)
     link = Link(SerialEndpoint(os.ttyname(slave), baudrate=9600), FastClock())

@@ -1,7 +1,8 @@
 """No answer is ever taken for that of another request, on lines without transaction ids: RTU, and RTU over TCP.
 
 A unit handles its requests in order, but is late (up to six time-outs), silent, cut short, says everything twice,
-answers with another function or is talked over by its neighbours. Time is virtual, so a run costs CPU and no patience.
+answers with another function, or is talked over: by units nobody asked, by its neighbours in the very shape that is
+waited for, and by itself, when it first answers somebody else. Time is virtual, so a run costs CPU and no patience.
 """
 
 import asyncio
@@ -31,7 +32,12 @@ from drivers.modbus.planner import Request
 TIMEOUT_S = 1.0
 REFUSED = range(0x8000, 0xA000)
 """Addresses that every unit refuses, so that exceptions are attributed, too."""
-KINDS = ("honest", "honest", "honest", "honest", "late", "short", "twice", "foreign", "function", "silent", "noise")
+UNITS = (1, 2, 5)
+KINDS = (
+    *("honest", "honest", "honest", "honest", "late", "short", "twice", "function", "silent", "noise"),
+    *("foreign", "foreign count", "foreign function", "neighbour"),
+)
+ON_TIME = ("function", "foreign count", "foreign function")
 
 
 def frame(unit, pdu):
@@ -52,7 +58,7 @@ class Bus:
     def __init__(self, rng, kinds=KINDS):
         self.rng, self.kinds = rng, kinds
         self.free_at, self.buffer, self.send = {}, b"", None
-        self.asked = []
+        self.asked, self.spoken = [], 0
 
     def receive(self, data):
         self.buffer += data
@@ -68,10 +74,20 @@ class Bus:
         self.free_at[unit] = at = max(self.free_at.get(unit, 0), loop.time()) + took_s
         if at > loop.time() + LATEST_S / 2:  # nobody holds requests for so long
             kind, self.free_at[unit] = "silent", at - took_s
-        if kind == "function" and at > loop.time() + TIMEOUT_S:  # late and of a wrong function is beyond telling apart
+        if kind in ON_TIME and at > loop.time() + TIMEOUT_S:  # late as well, it is beyond telling apart
             kind = "honest"
+        if kind == "neighbour":
+            loop.call_at(at, self.speak_of_another, len(self.asked), unit, function, count)
         for n, shown in enumerate(self.answers(kind, unit, function, address, count)):
             loop.call_at(at + n * 1e-4, lambda shown=shown: self.send(shown))
+
+    def speak_of_another(self, number, unit, function, count):
+        """While a unit is waited for, another of ours that owes nothing says something of the same shape."""
+        now = asyncio.get_running_loop().time()
+        idle = [one for one in UNITS if one != unit and self.free_at.get(one, 0) < now]
+        if idle and len(self.asked) == number:
+            self.send(frame(self.rng.choice(idle), bytes([function, 2 * count]) + b"\xcc" * 2 * count))
+            self.spoken += 1
 
     def answers(self, kind, unit, function, address, count):
         pdu = bytes([function, 2 * count]) + content(unit, function, address, count)
@@ -87,6 +103,8 @@ class Bus:
             "silent": [],
             "twice": [whole + whole],
             "foreign": [frame(unit + 10, bytes([function, 2 * count]) + b"\xdd" * 2 * count), whole],
+            "foreign count": [frame(unit, bytes([function, 2 * count + 2]) + b"\xbb" * (2 * count + 2)), whole],
+            "foreign function": [frame(unit, bytes([7 - function, 2 * count]) + b"\xaa" * 2 * count), whole],
             "noise": [noise + whole],
         }.get(kind, [whole])
 
@@ -177,7 +195,7 @@ async def hammered(line, seed, requests):
     bus, told = Bus(rng), Counter()
     async with linked(line, bus) as link:
         while len(bus.asked) < requests:
-            unit, space = rng.choice((1, 2, 5)), rng.choice(("holding", "holding", "holding", "input"))
+            unit, space = rng.choice(UNITS), rng.choice(("holding", "holding", "holding", "input"))
             address, count = rng.randrange(0xF000), rng.choice((1, 2, 2, 2, 10))
             try:
                 answer = await link.read(unit, Request(space, address, count), TIMEOUT_S)
@@ -192,7 +210,7 @@ async def hammered(line, seed, requests):
                 assert address not in REFUSED
                 told["served"] += 1
         assert told["refused wrongly"] == 0
-        return told + link.counts
+        return told + link.counts + Counter({"spoken": bus.spoken})
 
 
 @pytest.mark.looptime(noop_cycles=12)
@@ -212,6 +230,7 @@ async def test_ten_thousand_answers_of_a_bad_line_are_told_apart(line):
     assert told["served"] > 1_000
     assert told["late"] > 500
     assert told["stray"] > 500
+    assert told["spoken"] > 200
 
 
 @pytest.mark.looptime(noop_cycles=12)
@@ -230,6 +249,31 @@ async def test_a_dead_unit_costs_one_time_out_and_its_neighbour_is_asked_at_once
             began = loop.time()
             assert await link.read(1, Request("holding", 100, 2), TIMEOUT_S) == content(1, 3, 100, 2)
             assert loop.time() - began < TIMEOUT_S
+
+
+@pytest.mark.looptime(noop_cycles=12)
+async def test_a_late_answer_that_comes_twice_does_not_hide_that_the_probe_is_unanswered():
+    """The unit is late by 1.2 s, says something else with it, and answers the probe later still."""
+
+    class Scripted(Bus):
+        delays_s = iter((1.2, 1.9))
+
+        def handle(self, unit, function, address, count):
+            self.asked.append((unit, function, address, count))
+            loop, delay_s = asyncio.get_running_loop(), next(self.delays_s, None)
+            shown = frame(unit, bytes([function, 2 * count]) + content(unit, function, address, count))
+            if delay_s is not None:
+                loop.call_later(delay_s, lambda: self.send(shown))
+            if len(self.asked) == 1:
+                other = frame(unit, bytes([function, 2 * count]) + b"\xaa" * 2 * count)
+                loop.call_later(delay_s + 1e-4, lambda: self.send(other))
+
+    bus = Scripted(random.Random(1))
+    async with linked("rtu_over_tcp", bus) as link:
+        for request in (Request("holding", 100, 1), Request("holding", 200, 1), Request("input", 300, 1)):
+            with pytest.raises((LinkError, MalformedError)):
+                await link.read(1, request, TIMEOUT_S)
+    assert (1, 4, 200, 1) in bus.asked  # the probe, whose answer was on its way when the third request was due
 
 
 @pytest.mark.looptime(noop_cycles=12)
