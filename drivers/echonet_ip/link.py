@@ -325,6 +325,6 @@ def is_taken(address: str, port: int = PORT) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, port))
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE  # an address that is not ours is told when the port is opened
     return False

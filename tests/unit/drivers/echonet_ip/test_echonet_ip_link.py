@@ -224,6 +224,7 @@ async def test_a_port_of_another_box_cannot_be_opened():
 async def test_a_taken_port_is_noticed(home, link):
     assert is_taken(home.box, home.port)
     assert not is_taken(home.address(77), home.port)
+    assert not is_taken("192.0.2.1", home.port)  # not ours: another mistake, told by its own message
 
 
 @pytest.mark.parametrize("text", ["", "fe80::1", "224.0.23.0", "0.0.0.0", "house", "192.168.1.300"])
