@@ -25,6 +25,7 @@ PURE = [
     "drivers.ble_tags.passage",
     "drivers.echonet_ip.devices",
     "drivers.echonet_ip.identity",
+    "drivers.echonet_ip.properties",
 ]
 PURE_ON_TABLES = [
     "drivers.settings",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers.api import DriverError, Json, LinkError, MalformedError
-from drivers.echonet_ip import devices, identity
+from drivers.echonet_ip import identity
 from drivers.echonet_ip.devices import CLASSES, LABELS
 from drivers.echonet_ip.link import PORT, Link, check_address, is_taken
 from drivers.echonet_ip.session import Learnt, Session
@@ -180,7 +180,7 @@ async def _watch(args: argparse.Namespace) -> int:
 def _heard_lines(host: str, frame: Frame, *, as_json: bool) -> Iterator[str]:
     """Yield an announcement for a person, or as JSON."""
     known = CLASSES.get(frame.seoj[:2].hex().upper())
-    values = devices.decode(known.properties, frame.properties) if known else {}
+    values = known.decode(frame.properties) if known else {}
     raw = {f"{epc:02X}": edt.hex().upper() for epc, edt in frame.properties.items()}
     if as_json:
         said: dict[str, Any] = {

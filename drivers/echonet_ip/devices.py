@@ -5,88 +5,15 @@ Written from the Appendix of the ECHONET Lite specification (releases K to R). K
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Literal, TypeAlias
 
-from drivers.api import Value
-
-Type: TypeAlias = Literal["u8", "i8", "u16", "i16", "u32", "i32", "bits"]
+from drivers.api import Json
+from drivers.echonet_ip.properties import ChannelList, DeviceClass, Property
 
 OPERATION, FAULT, GET_MAP, SET_MAP = 0x80, 0x88, 0x9F, 0x9E
 NODE_PROFILE_CLASS = "0EF0"
-
-_SIZES: dict[Type, int] = {"u8": 1, "i8": 1, "u16": 2, "i16": 2, "u32": 4, "i32": 4, "bits": 4}
-_RANGES: dict[Type, tuple[int, int]] = {
-    # The two highest values of an unsigned type and the ends of a signed one say underflow, overflow and "no value".
-    "u8": (0, 0xFD),
-    "i8": (-0x7F, 0x7D),
-    "u16": (0, 0xFFFD),
-    "i16": (-0x7FFF, 0x7FFD),
-    "u32": (0, 0xFFFFFFFD),
-    "i32": (-0x7FFFFFFF, 0x7FFFFFFD),
-    "bits": (0, 0xFFFFFFFF),
-}
-UNITS_KWH = {
-    0x00: Decimal(1),
-    0x01: Decimal("0.1"),
-    0x02: Decimal("0.01"),
-    0x03: Decimal("0.001"),
-    0x04: Decimal("0.0001"),
-    0x0A: Decimal(10),
-    0x0B: Decimal(100),
-    0x0C: Decimal(1000),
-    0x0D: Decimal(10000),
-}
-"""Codes of a unit property (0287 C2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    """One number or word inside a property: `size` bytes in all, the value at byte `at`, times `factor`.
-
-    A raw value outside `lowest`…`highest` is one of the device's ways to say "no value".
-    """
-
-    epc: int
-    name: str
-    type: Type
-    factor: Decimal = Decimal(1)
-    at: int = 0
-    size: int = 0
-    lowest: int | None = None
-    highest: int | None = None
-    states: Mapping[int, str] = field(default_factory=dict)
-    unit_epc: int | None = None
-    """The property whose code says what one count is worth."""
-    settable: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Return how many bytes the whole property has."""
-        return self.size or self.at + _SIZES[self.type]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceClass:
-    """One class of the Appendix: its code, names for people, and what is read of it."""
-
-    code: str
-    label_ja: str
-    label_en: str
-    properties: tuple[Property, ...]
-
-    @property
-    def epcs(self) -> tuple[int, ...]:
-        """Return the properties to ask for, each once, the most wanted first."""
-        wanted = dict.fromkeys(one.epc for one in self.properties)
-        return tuple(wanted | dict.fromkeys(one.unit_epc for one in self.properties if one.unit_epc is not None))
-
-    def settable(self, name: str) -> Property | None:
-        """Return the property that a quantity is set by, or None."""
-        return next((one for one in self.properties if one.settable and one.name == name), None)
-
 
 _MILLI = Decimal("0.001")
 _TENTH = Decimal("0.1")
@@ -170,6 +97,8 @@ _BATTERY = DeviceClass(
         Property(0xE4, "battery_soc_percent", "u8", highest=100),
         _energy(0xD6, "battery_discharge_energy_kwh"),  # D6 discharge, D8 charge: the order that is easily mistaken
         _energy(0xD8, "battery_charge_energy_kwh"),
+        _energy(0xA9, "battery_discharge_energy_kwh"),  # on its AC side; D6 and D8 are optional, these are not
+        _energy(0xA8, "battery_charge_energy_kwh"),
         _state(0xCF, "battery_state", _BATTERY_MODES),
         _state(0xDA, "battery_mode", _BATTERY_MODES, settable=True),
         Property(0xA1, "battery_capacity_wh", "u32", highest=_CUMULATIVE),
@@ -253,19 +182,49 @@ _AIRCON = DeviceClass(
     ),
 )
 
+
+def _counted(epc: int, name: str, *, at: int = 0, size: int = 0) -> Property:
+    """Return an energy of a distribution board, which counts in the unit of its C2."""
+    return Property(epc, name, "u32", at=at, size=size, highest=_CUMULATIVE, unit_epc=0xC2)
+
+
+def _currents(epc: int, of: str = "") -> tuple[Property, Property]:
+    prefix = of and f"{of}_"
+    return (
+        Property(epc, f"{prefix}current_r_a", "i16", _TENTH, size=4),
+        Property(epc, f"{prefix}current_t_a", "i16", _TENTH, at=2),
+    )
+
+
 _PANEL = DeviceClass(
     "0287",
     "分電盤メータリング",
     "power distribution board metering",
     (
         Property(0xC6, "grid_power_w", "i32"),
-        Property(0xC7, "current_r_a", "i16", _TENTH, size=4),
-        Property(0xC7, "current_t_a", "i16", _TENTH, at=2),
-        Property(0xC0, "import_energy_kwh", "u32", highest=_CUMULATIVE, unit_epc=0xC2),
-        Property(0xC1, "export_energy_kwh", "u32", highest=_CUMULATIVE, unit_epc=0xC2),
+        *_currents(0xC7),
+        _counted(0xC0, "import_energy_kwh"),
+        _counted(0xC1, "export_energy_kwh"),
         Property(0xC8, "voltage_r_v", "u16", _TENTH, size=4),
         Property(0xC8, "voltage_t_v", "u16", _TENTH, at=2),
         *_common(),
+    ),
+    # Simplex circuits take power. Which way is normal for a duplex one (a PV, a battery) its installer knows.
+    (
+        ChannelList(0xB7, 4, (Property(0xB7, "circuit{}_consumption_power_w", "i32"),), 0xB1),
+        ChannelList(0xB3, 4, (_counted(0xB3, "circuit{}_consumption_energy_kwh"),), 0xB1),
+        ChannelList(0xB5, 4, _currents(0xB5, "circuit{}"), 0xB1),
+        ChannelList(0xBE, 4, (Property(0xBE, "duplex{}_power_w", "i32"),), 0xB8),
+        ChannelList(
+            0xBA,
+            8,
+            (
+                _counted(0xBA, "duplex{}_normal_energy_kwh", size=8),
+                _counted(0xBA, "duplex{}_reverse_energy_kwh", at=4),
+            ),
+            0xB8,
+        ),
+        ChannelList(0xBC, 4, _currents(0xBC, "duplex{}"), 0xB8),
     ),
 )
 
@@ -284,68 +243,26 @@ LABELS: Mapping[str, str] = {
 }
 """Names of classes for people, also of some that we do not read."""
 
-
-def decode(
-    properties: Iterable[Property], got: Mapping[int, bytes], units: Mapping[int, bytes] | None = None
-) -> dict[str, Value]:
-    """Return the values of the properties that were got; None where the device says it has none or makes no sense.
-
-    `units` holds unit properties read earlier; without the unit a count is None.
-    """
-    known = {**(units or {}), **got}
-    values: dict[str, Value] = {}
-    for one in properties:
-        edt = got.get(one.epc)
-        if edt:
-            values[one.name] = _value(one, edt, known)
-    return values
+_CIRCUIT = re.compile(r"(circuit|duplex)([0-9]{1,3})_([a-z_]+)")
+_CIRCUITS = {"circuit": ("回路", "Circuit"), "duplex": ("双方向回路", "Two-way circuit")}
+_OF_A_CIRCUIT: dict[str, tuple[str, str, str, str]] = {
+    "consumption_power_w": ("W", "gauge", "消費電力", "power it takes"),
+    "consumption_energy_kwh": ("kWh", "counter", "消費電力量", "energy it took"),
+    "power_w": ("W", "gauge", "電力（正方向＋）", "power (normal direction +)"),
+    "normal_energy_kwh": ("kWh", "counter", "正方向電力量", "energy in the normal direction"),
+    "reverse_energy_kwh": ("kWh", "counter", "逆方向電力量", "energy in the reverse direction"),
+    "current_r_a": ("A", "gauge", "R相電流", "R phase current"),
+    "current_t_a": ("A", "gauge", "T相電流", "T phase current"),
+}
 
 
-def _value(one: Property, edt: bytes, known: Mapping[int, bytes]) -> Value:
-    if len(edt) != one.bytes:
-        return None
-    raw = int.from_bytes(edt[one.at : one.at + _SIZES[one.type]], "big", signed=one.type.startswith("i"))
-    if one.type == "bits":  # 026B C2: bit 0 is the lowest of the last byte, as pychonet reads it too
-        return ",".join(word for bit, word in one.states.items() if raw >> bit & 1) or "none"
-    if one.states:
-        return one.states.get(raw)
-    lowest, highest = _RANGES[one.type]
-    if not max(lowest, _or(one.lowest, lowest)) <= raw <= min(highest, _or(one.highest, highest)):
-        return None
-    if one.unit_epc is not None:
-        code = known.get(one.unit_epc, b"")
-        unit = UNITS_KWH.get(code[0]) if len(code) == 1 else None
-        return None if unit is None else raw * unit
-    return _scaled(one, raw)
-
-
-def _scaled(one: Property, raw: int) -> Value:
-    """Return a Decimal for an energy, an int where nothing stands behind the point, else the nearest float."""
-    product = raw * one.factor
-    if one.name.endswith("_kwh"):
-        return product
-    return int(product) if product == product.to_integral_value() and one.factor == int(one.factor) else float(product)
-
-
-def _or(limit: int | None, otherwise: int) -> int:
-    return otherwise if limit is None else limit
-
-
-def encode(one: Property, value: object) -> bytes:
-    """Return the bytes that set a property to a value; raises ValueError that says what it may be."""
-    if one.states:
-        code = next((code for code, word in one.states.items() if word == value), None)
-        if code is None:
-            raise ValueError(f"{one.name} is one of {', '.join(one.states.values())}")
-        return bytes((code,))
-    lowest, highest = _or(one.lowest, _RANGES[one.type][0]), _or(one.highest, _RANGES[one.type][1])
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise ValueError(f"{one.name} is a whole number from {lowest} to {highest}")
-    return value.to_bytes(_SIZES[one.type], "big", signed=one.type.startswith("i"))
-
-
-def extended(properties: Sequence[Property], more: Sequence[Property], ignored: Iterable[int]) -> tuple[Property, ...]:
-    """Return a class's properties with a maker's own ones: same names are replaced, ignored ones left out."""
-    without = set(ignored)
-    names = {one.name for one in more}
-    return (*(one for one in properties if one.epc not in without and one.name not in names), *more)
+def described(names: Iterable[str]) -> dict[str, Json]:
+    """Return unit, kind and labels of those quantities that are a circuit's, which no vocabulary could list."""
+    told: dict[str, Json] = {}
+    for name in names:
+        if (match := _CIRCUIT.fullmatch(name)) and (meaning := _OF_A_CIRCUIT.get(match[3])):
+            unit, kind, ja, en = meaning
+            of_ja, of_en = _CIRCUITS[match[1]]
+            labels: dict[str, Json] = {"label_ja": f"{of_ja}{match[2]} {ja}", "label_en": f"{of_en} {match[2]}, {en}"}
+            told[name] = {"unit": unit, "kind": kind, **labels}
+    return told

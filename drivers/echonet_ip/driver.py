@@ -27,8 +27,9 @@ from drivers.api import (
     Value,
 )
 from drivers.echonet_ip import devices, identity, quirks
-from drivers.echonet_ip.devices import CLASSES, DeviceClass
+from drivers.echonet_ip.devices import CLASSES
 from drivers.echonet_ip.link import PORT, Link, SilentError, check_address
+from drivers.echonet_ip.properties import DeviceClass, encode
 from drivers.echonet_ip.session import Learnt, Session
 from drivers.polling import Ticks
 from drivers.route_b import echonet
@@ -79,6 +80,8 @@ class _Watch:
     def __init__(self, name: str, settings: DeviceSettings, eoj: bytes, device_class: DeviceClass) -> None:
         self.name, self.settings, self.eoj = name, settings, eoj
         self.plain_class = self.device_class = device_class
+        self.keys: dict[int, bytes] = {}
+        self.seen: dict[str, None] = {}
         self.learnt = Learnt()
         self.session: Session | None = None
         self.host = settings.address
@@ -96,7 +99,9 @@ class _Watch:
 
     def values(self, got: Mapping[int, bytes]) -> dict[str, Value]:
         """Return what properties say in our vocabulary."""
-        values = devices.decode(self.device_class.properties, got)
+        self.keys |= {epc: edt for epc, edt in got.items() if epc in self.device_class.keys}
+        values = self.device_class.decode(got, self.keys)
+        self.seen |= dict.fromkeys(values)
         if self.settings.replaces == "pv" and "ac_power_w" in values:
             values["pv_power_w"] = values["ac_power_w"]
         return values
@@ -181,7 +186,7 @@ class EchonetIp:
         if one is None or watch.session is None:
             raise RefusedError(f"{watch.name} is not there now")
         try:
-            edt = devices.encode(one, arguments.get("value"))
+            edt = encode(one, arguments.get("value"))
         except ValueError as error:
             raise RefusedError(str(error)) from error
         await watch.session.write(one.epc, edt)
@@ -279,7 +284,8 @@ class EchonetIp:
         at, before = self._clock.boot_ms(), memory.get(f"place:{watch.name}")
         now: dict[str, Json] = {"address": session.host, "identification": session.identification}
         quirk = quirks.fitting(self._quirks, watch.plain_class.code, _who(session))
-        watch.device_class = quirks.understood(watch.plain_class, quirk)
+        watch.device_class = quirks.understood(watch.plain_class, quirk).listed(session.readable)
+        watch.keys, watch.seen = {}, {}
         if quirk is not None and quirk.most_properties is not None:
             watch.learnt.ceiling = quirk.most_properties
             watch.learnt.most = min(watch.learnt.most, quirk.most_properties)
@@ -362,6 +368,8 @@ def _description(watch: _Watch) -> dict[str, Json]:
     if watch.session is not None:
         described |= {"address": watch.session.host, "identification": watch.session.identification}
         described |= {key: text for key, text in _who(watch.session).items() if text}
+    if quantities := devices.described(watch.seen):
+        described["quantities"] = quantities
     return described
 
 

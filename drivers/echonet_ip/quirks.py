@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from drivers.api import ConfigError
-from drivers.echonet_ip.devices import CLASSES, DeviceClass, Property, Type, extended
+from drivers.echonet_ip.devices import CLASSES
+from drivers.echonet_ip.properties import DeviceClass, Property, Type, extended
 from drivers.settings import Table, convert, load_yaml
 
 LOCAL = Path("/etc/edge-gateway/echonet")
@@ -85,8 +86,11 @@ class Quirk:
 
     def applied(self, device_class: DeviceClass) -> DeviceClass:
         """Return the class as this maker understands it."""
-        properties = extended(device_class.properties, self.properties, self.ignored)
-        return DeviceClass(device_class.code, device_class.label_ja, device_class.label_en, properties)
+        return replace(
+            device_class,
+            properties=extended(device_class.properties, self.properties, self.ignored),
+            lists=tuple(one for one in device_class.lists if one.epc not in self.ignored),
+        )
 
 
 def parse(content: str) -> tuple[Quirk, ...]:

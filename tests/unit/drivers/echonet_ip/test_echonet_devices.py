@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from drivers.api import MalformedError
 from drivers.echonet_ip import identity
-from drivers.echonet_ip.devices import CLASSES, decode, encode
+from drivers.echonet_ip.devices import CLASSES, described
+from drivers.echonet_ip.properties import decode, encode
 from drivers.quantities import QUANTITIES
 from drivers.route_b import echonet
 
@@ -111,6 +112,93 @@ def test_a_panel_counts_in_the_unit_it_names():
     assert value("0287", 0xC7, "00467FFE", "current_t_a") is None
 
 
+PANEL = CLASSES["0287"]
+
+
+def circuits(*values, first=1, size=4):
+    return bytes([first, len(values)]) + b"".join(value.to_bytes(size, "big", signed=value < 0) for value in values)
+
+
+def test_the_circuits_of_a_panel_are_read_by_their_numbers():
+    got = {
+        0xB1: b"\x04",
+        0xC2: b"\x03",
+        0xB7: circuits(120, 0, -5, first=2),
+        0xB3: circuits(1234567, 0xFFFFFFFE, 0, first=2),
+        0xB5: circuits(0x00460028, 0x000A7FFE, 0x7FFE7FFE, first=2),
+    }
+    assert PANEL.decode(got) == {
+        "circuit2_consumption_power_w": 120,
+        "circuit3_consumption_power_w": 0,
+        "circuit4_consumption_power_w": -5,
+        "circuit2_consumption_energy_kwh": Decimal("1234.567"),
+        "circuit3_consumption_energy_kwh": None,
+        "circuit4_consumption_energy_kwh": Decimal("0.000"),
+        "circuit2_current_r_a": 7.0,
+        "circuit2_current_t_a": 4.0,
+        "circuit3_current_r_a": 1.0,
+        "circuit3_current_t_a": None,
+        "circuit4_current_r_a": None,
+        "circuit4_current_t_a": None,
+    }
+
+
+def test_two_way_circuits_are_counted_apart_and_in_both_directions():
+    both = (5000).to_bytes(4, "big") + (0xFFFFFFFE).to_bytes(4, "big")
+    got = {0xB8: b"\x01", 0xC2: b"\x02", 0xBA: b"\x01\x01" + both, 0xBE: circuits(-800), 0xBC: circuits(0xFFB0FFB0)}
+    assert PANEL.decode(got) == {
+        "duplex1_normal_energy_kwh": Decimal("50.00"),
+        "duplex1_reverse_energy_kwh": None,
+        "duplex1_power_w": -800,
+        "duplex1_current_r_a": -8.0,
+        "duplex1_current_t_a": -8.0,
+    }
+
+
+def test_places_in_a_list_beyond_the_circuits_there_are_say_nothing():
+    filled = circuits(100, *[0x7FFFFFFE] * 59)
+    assert PANEL.decode({0xB7: filled}, {0xB1: b"\x01"}) == {"circuit1_consumption_power_w": 100}
+    assert len(PANEL.decode({0xB7: filled})) == 60  # how many there are was not told
+    assert PANEL.decode({0xB7: circuits(1, first=0)}) == {}
+    assert len(PANEL.decode({0xB7: circuits(*[1] * 60, first=230)})) == 23  # 252 is the last
+
+
+@pytest.mark.parametrize("edt", [b"", b"\x01", b"\x01\x02" + bytes(4), b"\x01\x01" + bytes(5), b"\x01\x00" + bytes(4)])
+def test_a_list_whose_length_contradicts_it_names_no_circuit(edt):
+    assert PANEL.decode({0xB7: edt}) == {}
+
+
+def test_the_unit_of_a_panel_that_was_got_earlier_counts():
+    assert PANEL.decode({0xB3: circuits(10)}, {0xC2: b"\x01"}) == {"circuit1_consumption_energy_kwh": Decimal("1.0")}
+    assert PANEL.decode({0xB3: circuits(10)}) == {"circuit1_consumption_energy_kwh": None}
+    assert PANEL.keys == {0xB1, 0xB8, 0xC2}
+
+
+def test_every_circuit_can_be_named_to_people():
+    names = [part.name.format(7) for one in PANEL.lists for part in one.parts]
+    told = described([*names, "grid_power_w"])
+    assert list(told) == names
+    assert told["circuit7_consumption_energy_kwh"] == {
+        "unit": "kWh",
+        "kind": "counter",
+        "label_ja": "回路7 消費電力量",
+        "label_en": "Circuit 7, energy it took",
+    }
+    assert not QUANTITIES.keys() & told.keys()
+
+
+def test_a_battery_counts_on_its_ac_side_where_it_lists_no_other_counters():
+    got = {epc: bytes.fromhex("000003E8") for epc in (0xA8, 0xA9)}
+    energies = {"battery_charge_energy_kwh", "battery_discharge_energy_kwh"}
+    ac_only = CLASSES["027D"].listed({0xA8, 0xA9, 0xD3, 0xE4})
+    assert ac_only.decode(got | {0xA9: bytes.fromhex("000007D0")}) == {
+        "battery_charge_energy_kwh": Decimal("1.000"),
+        "battery_discharge_energy_kwh": Decimal("2.000"),
+    }
+    for readable in ({0xA8, 0xA9, 0xD6, 0xD8}, None):  # never one counter now and the other then
+        assert not energies & CLASSES["027D"].listed(readable).decode(got).keys()
+
+
 @pytest.mark.parametrize(
     ("code", "epc", "edt", "name"),
     [
@@ -148,10 +236,13 @@ def test_every_name_is_of_the_vocabulary(one):
 
 @given(st.sampled_from(sorted(CLASSES)), st.dictionaries(st.integers(0x80, 0xFF), st.binary(max_size=20)))
 def test_any_bytes_give_a_value_of_the_seam(code, got):
-    for name, found in decode(CLASSES[code].properties, got).items():
-        assert name in QUANTITIES
+    values = CLASSES[code].decode(got)
+    units = {name: told["unit"] for name, told in described(values).items()}
+    for name, found in values.items():
+        assert name in QUANTITIES or name in units
         assert found is None or type(found) in {int, float, str, Decimal}
-        assert QUANTITIES[name].unit != "kWh" or found is None or type(found) is Decimal
+        unit = QUANTITIES[name].unit if name in QUANTITIES else units[name]
+        assert unit != "kWh" or found is None or type(found) is Decimal
 
 
 @given(st.binary(max_size=300))

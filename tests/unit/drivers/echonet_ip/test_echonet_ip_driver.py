@@ -99,6 +99,48 @@ async def test_vehicle_and_distribution_board_are_read_as_the_house_has_them(hom
     assert agent.samples("car")[0].values["ev_soc_percent"] is None  # at nine it is away
 
 
+def counted(*values):
+    return bytes([1, len(values)]) + b"".join(value.to_bytes(4, "big") for value in values)
+
+
+async def test_the_circuits_of_a_board_are_read_described_and_understood_when_announced(home, listener):
+    (board,) = things(["panel"])
+    board.readers |= {0xB1: lambda _: b"\x02", 0xB3: lambda _: counted(1000, 25), 0xB7: lambda _: counted(300, 0, 7)}
+    board.announced |= {0xB3}
+    node = await home.serve(11, Node([board.with_maps()]))
+    table = home.table({"board": {"eoj": "028701", "address": home.address(11)}}, poll_s=3600)
+    async with listener(table).running() as agent:
+        await agent.until(lambda: agent.samples("board"))
+        node.announce_changes()
+        board.readers[0xB3] = lambda _: counted(1001, 25)
+        node.announce_changes()
+        await agent.until(lambda: len(agent.samples("board")) == 2)
+        told = agent.driver.describe()["board"]["quantities"]
+    first, announced = (sample.values for sample in agent.samples("board"))
+    assert (first["circuit1_consumption_power_w"], first["circuit2_consumption_power_w"]) == (300, 0)
+    assert "circuit3_consumption_power_w" not in first  # the board has two
+    energies = {
+        "circuit1_consumption_energy_kwh": Decimal("1.001"),
+        "circuit2_consumption_energy_kwh": Decimal("0.025"),
+    }
+    assert announced == energies  # without the unit beside them, which was read before
+    assert first["circuit1_consumption_energy_kwh"] == Decimal("1.000")
+    assert told.keys() == {name for name in first if name.startswith("circuit")}
+    assert told["circuit2_consumption_power_w"]["label_ja"] == "回路2 消費電力"
+
+
+async def test_a_battery_that_counts_on_its_ac_side_alone_has_its_energies(home, listener):
+    (battery,) = things(["battery"])
+    charged, discharged = battery.readers.pop(0xD8), battery.readers.pop(0xD6)
+    battery.readers |= {0xA8: charged, 0xA9: discharged}
+    await home.serve(12, Node([battery.with_maps()]))
+    devices = {"battery": {"eoj": "027D01", "identification": BATTERY_NUMBER}}
+    async with listener(home.table(devices)).running() as agent:
+        await agent.until(lambda: agent.samples("battery"))
+    assert judge(home.balance)(agent.samples("battery")[0]) is None
+    assert {"battery_charge_energy_kwh", "battery_discharge_energy_kwh"} <= agent.samples("battery")[0].values.keys()
+
+
 @pytest.mark.slow
 async def test_it_keeps_the_contract(another_home):
     @asynccontextmanager

@@ -4,7 +4,8 @@ import pytest
 
 from drivers.api import ConfigError
 from drivers.echonet_ip import quirks
-from drivers.echonet_ip.devices import CLASSES, decode
+from drivers.echonet_ip.devices import CLASSES
+from drivers.echonet_ip.properties import decode
 from drivers.quantities import QUANTITIES
 
 OWN = """
