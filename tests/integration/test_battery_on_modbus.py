@@ -238,16 +238,6 @@ async def test_after_a_cut_link_the_inverter_is_back_in_normal_within_a_minute(l
         await line.until(lambda: ("battery_mode", {"mode": "normal", "reason": "the link was lost"}) in line.events)
 
 
-@pytest.mark.slow
-async def test_a_silent_inverter_is_back_in_normal_within_a_minute_of_its_return(line):
-    async with line.running(line.build()) as driver:
-        await line.told(driver, "hold", for_s=36_000)
-        line.server.silent.add(1)
-        await line.until(lambda: driver.status()["devices"]["inverter"]["lost"])
-        line.server.silent.clear()
-        await line.back_in_normal(within_s=60 * SPEED)  # its back-off is real time: a minute of it
-
-
 @pytest.mark.parametrize("mode", ["charge", "discharge_to_load"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 async def test_a_refused_write_in_the_middle_of_a_sequence_leaves_nothing_behind(line, mode, nth):

@@ -10,6 +10,7 @@ import pytest
 
 from drivers.api import Context
 from drivers.contract import DictMemory
+from drivers.modbus import driver as modbus_driver
 from drivers.modbus.driver import create
 from edge_agent import backoff
 from edge_agent.app import DRIVERS_STOP_S
@@ -76,7 +77,7 @@ class Wire:
     def __init__(self, monkeypatch, answer_s=0.05):
         self.clock = LoopClock()
         self.control = huawei_control(self.clock.unix_ms)
-        self.server = InverterServer(units_of(["huawei"]), lambda: HALF_FULL)
+        self.server = InverterServer(units_of(["huawei", "sunspec"]), lambda: HALF_FULL)
         self.server.controls[1] = self.control
         self.answer_s, self.is_up, self.lose, self.ends = answer_s, True, lambda: False, []
         self.attempts, self.knocked = 0, asyncio.Event()
@@ -104,9 +105,10 @@ class Wire:
         self.is_up = False
         self.ends[0].abort()
 
-    def build(self, **battery):
-        device = {"map": "huawei_sun2000", "unit": 1, "battery": BATTERY | battery}
-        return create(Context("modbus", self.clock, str), {"host": "192.0.2.1", "devices": {"inverter": device}})
+    def build(self, neighbours=0, **battery):
+        devices = {"inverter": {"map": "huawei_sun2000", "unit": 1, "battery": BATTERY | battery}}
+        devices |= {f"neighbour_{unit}": {"map": "sunspec", "unit": 1 + unit} for unit in range(1, 1 + neighbours)}
+        return create(Context("modbus", self.clock, str), {"host": "192.0.2.1", "devices": devices})
 
     @contextlib.asynccontextmanager
     async def supervised(self, driver):
@@ -166,6 +168,7 @@ def unlucky(monkeypatch):
             return max(a, b)
 
     monkeypatch.setattr(backoff, "random", Unlucky())
+    monkeypatch.setattr(modbus_driver, "random", Unlucky())
 
 
 async def test_after_a_link_that_was_cut_for_long_the_inverter_is_in_normal_within_a_minute(wire, unlucky):
@@ -174,6 +177,34 @@ async def test_after_a_link_that_was_cut_for_long_the_inverter_is_in_normal_with
     async with wire.supervised(driver) as supervisor:
         assert await back_after_ten_minutes(wire, supervisor) <= MINUTE_S
         assert wire.attempts > 15
+
+
+class Silent(set):
+    """Units that hear and do not answer; tells when one of them was asked."""
+
+    def __init__(self, *units):
+        super().__init__(units)
+        self.asked = asyncio.Event()
+
+    def __contains__(self, unit):
+        if is_silent := super().__contains__(unit):
+            self.asked.set()
+        return is_silent
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+@pytest.mark.parametrize("silent_s", [30, 120, 900])
+async def test_a_silent_inverter_is_in_normal_within_a_minute_of_its_return(wire, unlucky, silent_s, neighbours):
+    """It returns when it has just let a request pass. Alone the link is opened again; a neighbour keeps it open."""
+    async with wire.supervised(wire.build(neighbours)) as supervisor:
+        await wire.told(supervisor, "discharge_to_load", power_w=1200)
+        wire.server.silent = Silent(1)
+        await asyncio.sleep(silent_s)
+        assert not wire.control.is_normal
+        wire.server.silent.asked.clear()
+        await wire.server.silent.asked.wait()
+        wire.server.silent.clear()
+        assert await wire.until(lambda: wire.control.is_normal, 900) <= MINUTE_S
 
 
 async def test_a_line_without_a_battery_of_ours_waits_longer_and_would_miss_the_minute(wire, unlucky):
