@@ -145,15 +145,15 @@ async def _objects(link: Link, host: str, timeout_s: float) -> dict[str, dict[st
     listed = (await first.read((identity.INSTANCES_GET,))).get(identity.INSTANCES_GET)
     if listed is None:
         raise MalformedError(f"{host} gives no list of its objects")
-    objects: dict[str, dict[str, str]] = {}
+    objects: dict[bytes, Mapping[int, bytes]] = {}
     for eoj in (NODE_PROFILE, *identity.instances(listed)):
         session = Session(link, host, eoj, Learnt.from_json(None, timeout_s))
         await session.refresh()
-        got = await session.read(sorted(session.readable or ()))
-        objects[eoj.hex().upper()] = {
-            f"{epc:02X}": identity.anonymous(epc, edt).hex().upper() for epc, edt in sorted(got.items())
-        }
-    return objects
+        objects[eoj] = await session.read(sorted(session.readable or ()))
+    return {
+        eoj.hex().upper(): {f"{epc:02X}": edt.hex().upper() for epc, edt in sorted(properties.items())}
+        for eoj, properties in identity.anonymised(objects).items()
+    }
 
 
 async def _watch(args: argparse.Namespace) -> int:

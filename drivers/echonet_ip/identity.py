@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from drivers.api import MalformedError
 
@@ -12,6 +12,16 @@ IDENTIFICATION, MAKER, PRODUCT, SERIAL, RELEASE = 0x83, 0x8A, 0x8C, 0x8D, 0x82
 WHO = (IDENTIFICATION, MAKER, PRODUCT, SERIAL, RELEASE)
 MAX_INSTANCES = 84
 _IDENTIFICATION_BYTES = 17
+
+MAPS = frozenset((0x9D, 0x9E, 0x9F))
+_POSITION, _MADE_AT = 0x81, 0x8E
+_NAMING: Mapping[bytes, Container[int]] = {
+    bytes.fromhex("0EF0"): {0xBF},  # the node's unique number
+    bytes.fromhex("027E"): {0xE6},  # the vehicle's number
+    bytes.fromhex("0288"): {0xC0},  # the Route-B identification of a meter that speaks over the home network
+    bytes.fromhex("05FF"): {0xC0, 0xC3, 0xC5},  # numbers and names that a controller gives to what it manages
+}
+_PIECE_BYTES = 6
 
 _EOJ = re.compile(r"^[0-9A-F]{6}$")
 
@@ -67,16 +77,46 @@ def _bare(edt: bytes) -> str:
     return "".join(text(edt).split()).strip("?")
 
 
-def anonymous(epc: int, edt: bytes) -> bytes:
+def anonymised(objects: Mapping[bytes, Mapping[int, bytes]]) -> dict[bytes, dict[int, bytes]]:
+    """Return the properties of a node's objects without what names one house, wherever else a maker repeats it."""
+    pieces = {
+        piece
+        for properties in objects.values()
+        for told in (properties.get(IDENTIFICATION, b"")[4:], properties.get(SERIAL, b""))
+        for piece in _pieces(told)
+    }
+    return {
+        eoj: {epc: _without(pieces, epc, anonymous(eoj, epc, edt)) for epc, edt in properties.items()}
+        for eoj, properties in objects.items()
+    }
+
+
+def _pieces(told: bytes) -> Iterator[bytes]:
+    """Yield all pieces that tell something: padding does not."""
+    for at in range(len(told) - _PIECE_BYTES + 1):
+        piece = told[at : at + _PIECE_BYTES]
+        if len(set(piece)) >= _PIECE_BYTES // 2:
+            yield piece
+
+
+def _without(pieces: set[bytes], epc: int, edt: bytes) -> bytes:
+    if epc in MAPS:
+        return edt
+    kept = bytearray(edt)
+    for at in range(len(edt) - _PIECE_BYTES + 1):
+        if edt[at : at + _PIECE_BYTES] in pieces:
+            kept[at : at + _PIECE_BYTES] = bytes(_PIECE_BYTES)
+    return bytes(kept)
+
+
+def anonymous(eoj: bytes, epc: int, edt: bytes) -> bytes:
     """Return a property without what names one house: identification, serial, unique number, position, vehicle."""
     if epc == IDENTIFICATION and len(edt) == _IDENTIFICATION_BYTES:
         return edt[:4] + bytes(12) + b"\x01"
     if epc == SERIAL:
         return b"0" * len(edt)
-    if epc in {0xBF, 0xE6} and len(edt) > 1:  # BF unique number of a node; E6 of an EV charger is the vehicle's number
-        return bytes(len(edt))
-    if epc == 0x81 and len(edt) == _IDENTIFICATION_BYTES:  # latitude and longitude
+    if epc == _POSITION and len(edt) == _IDENTIFICATION_BYTES:  # latitude and longitude
         return b"\x01" + bytes(16)
-    if epc in {0x8E, 0x98, 0x97}:  # when it was made, and when the image was taken
-        return edt if epc != 0x8E else bytes(len(edt))
+    if epc == _MADE_AT or epc in _NAMING.get(eoj[:2], ()):
+        return bytes(len(edt))
     return edt
