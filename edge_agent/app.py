@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from drivers.api import ConfigError, Driver, Event, Json, RefusedError, Sample
+from drivers.api import ConfigError, Driver, Event, Json, RefusedError, Sample, TimeHint
 from edge_agent import config, control, health, notify, registry, wire
 from edge_agent.clock import SystemClock, iso_time
 from edge_agent.config import AGENT, Configuration
@@ -65,6 +65,7 @@ class Agent:
             on_town=self._hear,
         )
         self.pulse = notify.Pulse(time.monotonic)
+        self.clock.hints = self._time_hints
         self.clock.on_beat = self.outbox.on_beat = self.uplink.on_beat = self.pulse.tick
         self.last = LastValues()
         self.supervisors: dict[str, Supervisor] = {}
@@ -254,6 +255,9 @@ class Agent:
             config=self.configuration.hash,
         )
 
+    def _time_hints(self) -> list[TimeHint]:
+        return [hint for supervisor in self.supervisors.values() if (hint := supervisor.time_hint()) is not None]
+
     def _devices(self) -> dict[str, dict[str, Any]]:
         devices: dict[str, dict[str, Any]] = {}
         for name, supervisor in self.supervisors.items():
@@ -353,8 +357,8 @@ class Agent:
         return await self.supervisors[driver].command(command, arguments)
 
     def _real_unix_ms(self) -> int | None:
-        """Return real UTC: who sends commands does not live in simulated time."""
-        return time.time_ns() // 1_000_000 if self._document.simulation else self.clock.unix_ms()
+        """Return real UTC, the latest it can be: who sends commands does not live in simulated time."""
+        return time.time_ns() // 1_000_000 if self._document.simulation else self.clock.latest_unix_ms()
 
     async def _take_secret(self, arguments: Mapping[str, Json]) -> Any:
         """Use a secret that a person has typed, and build the drivers anew that need it; returns their names."""

@@ -8,14 +8,15 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
 
-from drivers.api import ConfigError, Event, Json
+from drivers.api import ConfigError, Event, Json, TimeHint
 from drivers.settings import Table
 from drivers.timescale import Timescale
+from edge_agent.device_time import WITHIN_MS, DeviceTime
 from edge_agent.wire import ClockQuality
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ OnChange = Callable[[Event], Awaitable[None]]
 
 
 class ClockSettings(Table, frozen=True):
-    """`clock:`; `auto` believes the kernel's or timesyncd's word, `system` believes the host's clock as it stands."""
+    """`clock:`; `auto` believes the kernel or timesyncd, else a meter; `system` the host's clock as it stands."""
 
     trust: Literal["auto", "system"] = "auto"
 
@@ -96,6 +97,9 @@ class SystemClock:
         self.on_beat: Callable[[str, float], None] = lambda _name, _within_s: None
         self.boot = self._simulation.boot if self._simulation else kernel_boot()
         """Names the stretch of time in which `boot_ms` grows without a break."""
+        self.hints: Callable[[], Iterable[TimeHint]] = tuple
+        """What the devices' own clocks say; asked only while UTC is otherwise unknown."""
+        self._device_time = DeviceTime()
         self._synced_once = False
         self._synced_now = False
         self._told_ms: int | None = None
@@ -111,12 +115,17 @@ class SystemClock:
         """Return what turns boot ms into unix ms; None while UTC is unknown."""
         if self._simulation:
             return self._simulation.timescale.start_ms
-        return _real_offset_ms() if self._is_known() else None
+        return _real_offset_ms() if self._is_known() else self._device_time.offset_ms
 
     def unix_ms(self) -> int | None:
         """Return UTC in milliseconds; None while it is unknown."""
         offset_ms = self.offset_ms()
         return None if offset_ms is None else self.boot_ms() + offset_ms
+
+    def latest_unix_ms(self) -> int | None:
+        """Return the latest that UTC can be: what must not happen too late is judged by it."""
+        unix_ms = self.unix_ms()
+        return unix_ms + WITHIN_MS if unix_ms is not None and self.quality() == "meter" else unix_ms
 
     def quality(self) -> ClockQuality:
         """Return how far UTC can be trusted; under trust `system` the host's clock counts as synced."""
@@ -124,7 +133,9 @@ class SystemClock:
             return "simulated"
         if self._settings.trust == "system" or self._synced_now:
             return "synced"
-        return "holdover" if self._synced_once else "unknown"
+        if self._synced_once:
+            return "holdover"
+        return "unknown" if self._device_time.offset_ms is None else "meter"
 
     async def sleep_until(self, boot_ms: int) -> None:
         """Return when the boot clock has reached `boot_ms`."""
@@ -142,9 +153,12 @@ class SystemClock:
             await asyncio.sleep(WATCH_S)
 
     def look(self) -> None:
-        """Ask the kernel and timesyncd whether the clock is set."""
+        """Ask the kernel and timesyncd whether the clock is set, and the devices while it is not."""
         self._synced_now = is_synchronized()
         self._synced_once = self._synced_once or self._synced_now
+        if not (self._simulation or self._is_known()):
+            for hint in self.hints():
+                self._device_time.weigh(hint, self.boot_ms())
 
     def change(self) -> Event | None:
         """Return a `clock_offset` event when the offset was not told yet or has stepped since."""
@@ -161,6 +175,8 @@ class SystemClock:
             "clock": self.quality(),
             "stepped_ms": stepped_ms,
         }
+        if self.quality() == "meter":
+            data["within_ms"] = self._device_time.within_ms
         return Event("gateway", "clock_offset", self.boot_ms(), data)
 
     def _is_known(self) -> bool:

@@ -26,6 +26,8 @@ from drivers.api import (
     RefusedError,
     Reports,
     Sample,
+    TellsTime,
+    TimeHint,
 )
 from edge_agent.backoff import Backoff, spread
 
@@ -118,6 +120,12 @@ class Supervisor:
             return {}
         return self._guarded("status", dict, self.driver.status) or {}
 
+    def time_hint(self) -> TimeHint | None:
+        """Return what a device's own clock says of UTC."""
+        if not isinstance(self.driver, TellsTime):
+            return None
+        return self._guarded("time_hint", _hint, self.driver.time_hint)
+
     def hear(self, subject: str, payload: bytes) -> None:
         """Hand a message from the town to the driver, if it wants to hear of the subject."""
         driver = self.driver
@@ -204,6 +212,10 @@ class Supervisor:
             log.warning("driver %s failed: %s", self.name, self.error)
         else:
             log.error("driver %s has a bug", self.name, exc_info=error)
+
+
+def _hint(found: TimeHint | None) -> TimeHint | None:
+    return None if found is None else TimeHint(int(found.boot_ms), int(found.unix_ms), int(found.within_ms))
 
 
 def _pause_s(error: BaseException) -> float | None:

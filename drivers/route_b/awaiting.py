@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from drivers.api import CredentialsError, Emit, Json, Memory, RefusedError
+from drivers.api import CredentialsError, Emit, Json, Memory, RefusedError, TimeHint
 
 if TYPE_CHECKING:
     from drivers.route_b.driver import RouteB
@@ -43,6 +43,10 @@ class AwaitingCredentials:
     def status(self) -> Mapping[str, Json]:
         """Return the real driver's status, or what is waited for."""
         return {"state": "waiting_for_credentials"} if self._driver is None else self._driver.status()
+
+    def time_hint(self) -> TimeHint | None:
+        """Return what the meter's clock says."""
+        return None if self._driver is None else self._driver.time_hint()
 
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
         """Hand a command on; raises RefusedError while there is no driver to carry it out."""

@@ -1,12 +1,13 @@
 """What a meter's clock says of UTC, as bounds on the boot clock's offset. Asks nothing; knows no frame and no port.
 
 A meter shows minutes, and an answer was true at some moment between question and answer: one reading leaves a minute
-and the latency open. Readings one after another cut that down, until a minute is seen to change.
+and the latency open. Readings one after another cut that down.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -18,10 +19,8 @@ from drivers.route_b.history import POSSIBLE_YEARS
 log = logging.getLogger(__name__)
 
 MINUTE_MS = 60_000
-READINGS = 2
-"""A time counts once so many answers in a row can be of one clock: a single spoilt digit sets no time."""
-
-
+READINGS = 20
+"""So many of the last ones count. Of them the tightest bound on each side is left out: it may be a spoilt digit."""
 OLD_MS = 3600 * 1000
 """A gateway that has its time from the meter asks again after so long: its crystal drifts seconds a day."""
 
@@ -30,8 +29,8 @@ class MeterTime:
     """Between which offsets (unix ms minus boot ms) the clock of one meter lies."""
 
     def __init__(self) -> None:
-        self._least_ms = self._most_ms = self._heard_ms = 0
-        self._readings = 0
+        self._bounds: deque[tuple[int, int]] = deque(maxlen=READINGS)
+        self._heard_ms = 0
         self._wanted = False
 
     def is_due(self, boot_ms: int, unix_ms: int | None) -> bool:
@@ -57,17 +56,22 @@ class MeterTime:
         if shown.year not in POSSIBLE_YEARS:
             return
         shown_ms = round(shown.timestamp() * 1000)
-        least_ms, most_ms = shown_ms - answered_ms, shown_ms + MINUTE_MS - asked_ms
-        if self._readings and least_ms <= self._most_ms and most_ms >= self._least_ms:
-            self._least_ms, self._most_ms = max(least_ms, self._least_ms), min(most_ms, self._most_ms)
-            self._readings += 1
-        else:  # another meter, a clock that was set or has drifted, a spoilt digit: begin again
-            self._least_ms, self._most_ms, self._readings = least_ms, most_ms, 1
+        self._bounds.append((shown_ms - answered_ms, shown_ms + MINUTE_MS - asked_ms))
         self._heard_ms = answered_ms
+        least_ms, most_ms = self._between()
+        if least_ms > most_ms:  # another meter, a clock that was set or has drifted: begin again
+            for _ in range(len(self._bounds) - 1):
+                self._bounds.popleft()
 
     def hint(self) -> TimeHint | None:
         """Return the middle of what can be, and how far off it may be; None before the meter has said so twice."""
-        if self._readings < READINGS:
+        if len(self._bounds) < 2:
             return None
-        middle_ms = (self._least_ms + self._most_ms) // 2
-        return TimeHint(self._heard_ms, self._heard_ms + middle_ms, (self._most_ms - self._least_ms + 1) // 2)
+        least_ms, most_ms = self._between()
+        within_ms = (most_ms - least_ms + 1) // 2
+        return TimeHint(self._heard_ms, self._heard_ms + least_ms + within_ms, within_ms)
+
+    def _between(self) -> tuple[int, int]:
+        """Return the second-tightest bound of each side, or the only one."""
+        leasts, mosts = (sorted(side) for side in zip(*self._bounds, strict=True))
+        return leasts[max(len(leasts) - 2, 0)], mosts[min(1, len(mosts) - 1)]

@@ -42,6 +42,12 @@ def test_rows_of_an_unset_clock_have_no_utc_yet():
         assert [row.utc_ms for row in content.rows] == [None, None]
 
 
+def test_rows_of_a_clock_that_a_meter_has_set_enter_the_series_and_say_so():
+    (content,) = taken(batch(clock="meter")).contents
+    assert [row.utc_ms for row in content.rows] == [NOW - 60_000, NOW - 50_000]
+    assert content.clock == "meter"
+
+
 def test_a_future_row_is_put_aside_and_its_neighbours_go_on():
     reading = taken(batch(t0=NOW + FUTURE_MS - 5000))
     assert [row.boot_ms for row in reading.contents[0].rows] == [5000]

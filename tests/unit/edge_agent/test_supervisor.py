@@ -16,6 +16,7 @@ from drivers.api import (
     RefusedCredentialsError,
     RefusedError,
     Sample,
+    TimeHint,
 )
 from drivers.contract import DictMemory
 from edge_agent.supervisor import MISSING_CREDENTIALS_S, REFUSED_S, STEADY_S, Supervisor
@@ -286,8 +287,13 @@ class Offering(Scripted):
     def status(self):
         raise KeyError("status")
 
+    roles = frozenset({"grid"})
+
     def hear(self, subject, payload):
         raise KeyError("hear")
+
+    def overhear(self, role, sample):
+        raise KeyError("overhear")
 
     async def command(self, name, arguments):
         raise KeyError("command")
@@ -298,6 +304,7 @@ async def test_a_bug_in_what_a_driver_offers_costs_only_the_answer():
     assert supervisor.describe() == {}
     assert supervisor.status() == {}
     supervisor.hear("alert", b"{")
+    supervisor.overhear("grid", None)
     with pytest.raises(RefusedError, match="a bug in driver meter"):
         await supervisor.command("test", {})
 
@@ -305,3 +312,16 @@ async def test_a_bug_in_what_a_driver_offers_costs_only_the_answer():
 async def test_a_driver_without_commands_refuses_them():
     with pytest.raises(RefusedError, match="takes no commands"):
         await Supervisor("meter", lambda: Scripted(serves)).command("test", {})
+
+
+@pytest.mark.parametrize("said", [None, TimeHint(1, 2, 3), "noon", RuntimeError()])
+async def test_a_drivers_hint_of_the_time_is_handed_on_and_nonsense_is_none(said, caplog):
+    class Telling(Scripted):
+        def time_hint(self):
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+    assert Supervisor("meter", Telling).time_hint() == (said if isinstance(said, TimeHint) else None)
+    assert ("has a bug in time_hint()" in caplog.text) is isinstance(said, str | Exception)
+    assert Supervisor("meter", Scripted).time_hint() is None
