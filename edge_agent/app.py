@@ -173,6 +173,7 @@ class Agent:
             await self.outbox.accept(driver, item, remember)
         if isinstance(item, Sample):
             self._show(item)
+            self._pass_on(item)
         elif item.kind == "device_lost":
             self.last.lose(item.device, str(item.data.get("reason", "")))
             self.uplink.publish_lost(item.device, self.clock.unix_ms())
@@ -204,6 +205,15 @@ class Agent:
         reading = self.last.reading(sample.device, self.clock.boot_ms())
         if reading is not None and isinstance(sample.at, int):
             self.uplink.publish_now(sample.device, reading.values, reading.valid_ms / 1000)
+
+    def _pass_on(self, sample: Sample) -> None:
+        """Let drivers that need it know what the device with a role has just read; records are no readings."""
+        if not isinstance(sample.at, int):
+            return
+        for role, device in self._document.roles.named().items():
+            if device == sample.device:
+                for supervisor in self.supervisors.values():
+                    supervisor.overhear(role, sample)
 
     async def _lost(self, supervisor: Supervisor, reason: str) -> None:
         """All devices behind a link are lost with it; each says so once."""

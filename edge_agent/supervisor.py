@@ -22,6 +22,7 @@ from drivers.api import (
     LinkError,
     MalformedError,
     Memory,
+    Overhears,
     RefusedCredentialsError,
     RefusedError,
     Reports,
@@ -131,6 +132,12 @@ class Supervisor:
         driver = self.driver
         if isinstance(driver, Hears) and subject in driver.subjects:
             self._guarded("hear", lambda _: None, lambda: driver.hear(subject, payload))
+
+    def overhear(self, role: str, sample: Sample) -> None:
+        """Hand a reading of the device with a role to the driver, if it wants to know."""
+        driver = self.driver
+        if isinstance(driver, Overhears) and role in driver.roles:
+            self._guarded("overhear", lambda _: None, lambda: driver.overhear(role, sample))
 
     async def command(self, name: str, arguments: Mapping[str, Json]) -> Json:
         """Let the driver carry out a command; raises DriverError, whatever went wrong."""

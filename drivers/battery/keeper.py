@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Value
+from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Sample, Value
 from drivers.battery.alert import AlertWatch
+from drivers.battery.learnt import WEEKDAYS
 from drivers.battery.ledger import Ledger
 from drivers.battery.modes import MODES, Controls, Mode, Owner, Request, UnansweredError, Write
+from drivers.battery.orders import request_of
+from drivers.battery.outage import hours_left, is_grid_gone
 from drivers.battery.policy import Policy
+from drivers.battery.scheduler import Now, Scheduler
 from drivers.battery.settings import BatterySettings
-from drivers.battery.tariff import JST, QUARTER_MS, Situation, Wish, wish
+from drivers.battery.tariff import JST, QUARTER_MS
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,6 @@ MOST_FAREWELLS = 2
 """One lost answer must not leave a mode on for as long as the agent is stopped."""
 STUCK_AFTER = 3
 """Failed attempts to restore after which a person is told."""
-DEFAULT_FOR_S = 3_600.0
 
 
 @dataclass(slots=True)
@@ -86,10 +89,10 @@ class Keeper:
         self._memory: Memory | None = None
         self._owed: Owed | None = None
         self._alert = AlertWatch(settings.alert)
-        self._wish = Wish("normal", "not decided yet")
-        self._wish_quarter = -1
+        self._schedule = None if settings.tariff is None else Scheduler(settings, settings.tariff)
+        self._has_recalled = False
         self._seen: dict[str, Value] = {}
-        self._leaving = self._may_begin = False
+        self._leaving = self._may_begin = self._was_out = False
         self._noted = ""
 
     @property
@@ -106,6 +109,7 @@ class Keeper:
         self._emit, self._memory, self._leaving = emit, memory, False
         self._may_begin = isinstance(memory, Kept)  # a single reading must begin nothing that nobody undoes
         self.ledger.recall(memory.get(f"{self._key}/writes"))
+        self._recall_learnt(memory)
         if (owed := owed_from(memory.get(self._key))) is not None:
             self._owed, self.policy.owes = owed, True
             self.policy.away("the link is new")
@@ -119,16 +123,27 @@ class Keeper:
         self._seen.update(values)
         if "battery_soc_percent" in values:
             self.policy.observe_soc(self._number("battery_soc_percent"), at_ms)
-        if (is_out := self._controls.is_outage(values)) is not None:
-            self.policy.observe_outage(at_ms, is_out=is_out)
+        is_out = is_grid_gone(values, told=self._controls.is_outage(values))
+        if is_out is not None:
+            await self._observe_outage(at_ms, is_out=is_out)
+        if self._schedule is not None and not self.policy.is_frozen(at_ms):
+            self._schedule.observe(values, at_ms, self._clock.unix_ms())
+            await self._save_learnt()
         if self.may_write:
             async with self._lock:
                 self._automatic()
                 await self._work()
 
+    def overhear(self, role: str, sample: Sample) -> None:
+        """Take in what the device with a role in the house read; one that tells its own time is no reading."""
+        if self._schedule is not None and isinstance(sample.at, int) and sample.device != self.device:
+            self._schedule.overhear(role, sample.values, sample.at, self._clock.unix_ms())
+
     def away(self, reason: str) -> None:
         """The device or the link is lost; what it was told is in doubt."""
         self._seen.clear()
+        if self._schedule is not None:
+            self._schedule.house.forget_own()
         self.policy.away(reason)
 
     def disconnected(self, reason: str) -> None:
@@ -153,7 +168,7 @@ class Keeper:
         """Carry out `battery`: a mode for a time, or only say how it stands; raises RefusedError."""
         if arguments.get("mode") is None:
             return self.status()
-        request = self._request(arguments, owner)
+        request = request_of(arguments, owner, self._clock.boot_ms(), self._clock.unix_ms())
         if request.mode != "normal" and self._emit is None:
             raise RefusedError(f"{self.device} is not connected now")
         request = self.policy.ask(request, self._clock.boot_ms())
@@ -192,8 +207,9 @@ class Keeper:
             }
         if policy.reason:
             shown["last_ended"] = policy.reason
-        if self.settings.tariff is not None:
-            shown["schedule"] = f"{self._wish.mode}: {self._wish.why}"
+        if self._schedule is not None:
+            plan = self._schedule.plan
+            shown |= {"schedule": f"{plan.mode}: {plan.why}", "plan": plan.status()}
         if not self.may_write:
             shown["owned_by"] = "third_party"
             if policy.owes:
@@ -205,45 +221,10 @@ class Keeper:
         if policy.has_given_up(now_ms):
             shown["given_up"] = True
         if policy.is_frozen(now_ms):
-            shown |= {"outage": True, "hours_left": self._hours_left()}
+            shown |= {"outage": True, "hours_left": self._hours_left(now_ms)}
         return shown
 
     # What is wanted
-
-    def _request(self, arguments: Mapping[str, Json], owner: Owner) -> Request:
-        mode = next((mode for mode in MODES if mode == arguments["mode"]), None)
-        if mode is None:
-            raise RefusedError(f"no mode {arguments['mode']!r}; known: {', '.join(MODES)}")
-        if unknown := set(arguments) - {"device", "mode", "power_w", "soc_percent", "for_s", "until"}:
-            raise RefusedError(f"battery takes no {', '.join(sorted(unknown))}")
-        now_ms = self._clock.boot_ms()
-        for_ms = self._for_s(arguments) * 1000
-        return Request(
-            mode,
-            owner,
-            now_ms + round(min(for_ms, 1e9)),
-            _whole(arguments, "power_w", 100_000),
-            _whole(arguments, "soc_percent", 100),
-        )
-
-    def _for_s(self, arguments: Mapping[str, Json]) -> float:
-        """Return how long a command is to hold."""
-        until, for_s = arguments.get("until"), arguments.get("for_s")
-        if until is None:
-            if for_s is None:
-                return DEFAULT_FOR_S
-            if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 0 < for_s < float("inf"):
-                raise RefusedError(f"for_s is {for_s!r}, not a number of seconds above 0")
-            return float(for_s)
-        unix_ms = self._clock.unix_ms()
-        if unix_ms is None:
-            raise RefusedError("the clock is not set, so `until` means nothing; say for how long")
-        try:
-            moment = datetime.fromisoformat(str(until))
-            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=JST)
-            return moment.timestamp() - unix_ms / 1000
-        except (ValueError, OverflowError, OSError):
-            raise RefusedError(f"until is {until!r}, not a time like 2026-12-01T07:00+09:00") from None
 
     def _automatic(self) -> None:
         """Let the alert and the schedule ask for what they want, and end what they no longer want."""
@@ -255,34 +236,32 @@ class Keeper:
             self._want(Request("reserve", "alert", now_ms + QUARTER_MS, None, alarm.soc_percent), now_ms)
         elif self._owner() == "alert":
             self.policy.end("the alert is over")
-        if self.settings.tariff is not None:
-            self._schedule(now_ms, unix_ms)
+        if self._schedule is not None:
+            self._follow(self._schedule, now_ms, unix_ms)
 
-    def _schedule(self, now_ms: int, unix_ms: int | None) -> None:
-        quarter = -1 if unix_ms is None else unix_ms // QUARTER_MS
-        over = unix_ms is not None and self._wish.until_ms <= unix_ms
-        if quarter != self._wish_quarter or over or unix_ms is None or self._wish.mode == "normal":
-            situation = Situation(
-                unix_ms, self.policy.soc_percent(now_ms), self._number("grid_power_w"), self._number("battery_power_w")
-            )
-            self._wish, self._wish_quarter = wish(self.settings, situation), quarter
-        wanted = self._wish
-        if wanted.mode == "normal" or unix_ms is None:
+    def _follow(self, schedule: Scheduler, now_ms: int, unix_ms: int | None) -> None:
+        """Want what the schedule wants."""
+        held = self.policy.held if self._owner() == "schedule" else None
+        held_w = held.power_w if held is not None and held.mode == "charge" else None
+        soc = self.policy.soc_percent(now_ms)
+        plan = schedule.decide(Now(now_ms, unix_ms, soc, held_w, self._keeps_power))
+        if plan.mode == "normal" or unix_ms is None or plan.need is None:
             if self._owner() == "schedule":
-                self.policy.end(wanted.why)
+                self.policy.end(plan.why)
             return
-        until_ms = now_ms + wanted.until_ms - unix_ms
-        self._want(Request(wanted.mode, "schedule", until_ms, self._steady(wanted), wanted.soc_percent), now_ms)
+        until_ms = now_ms + plan.until_ms - unix_ms
+        goal = plan.need.goal_percent if plan.mode == "charge" else None
+        self._want(Request(plan.mode, "schedule", until_ms, plan.power_w, goal), now_ms)
 
-    def _steady(self, wanted: Wish) -> int | None:
-        """Return the power wished for, or the present one while that is about as much: each change is a write."""
-        held = self.policy.held
-        if wanted.power_w is None or held is None or held.power_w is None or held.mode != wanted.mode:
-            return wanted.power_w
-        change_w = wanted.power_w - held.power_w
-        is_much = abs(change_w) * 10 >= self.settings.max_charge_w
-        is_bound = self.settings.tariff is not None and self.settings.tariff.contract_w is not None and change_w < 0
-        return wanted.power_w if is_much or is_bound else held.power_w
+    @property
+    def _keeps_power(self) -> bool:
+        """Whether each power that the device is told lies in its flash afterwards."""
+        trials = (Request("charge", "schedule", 0, watts, self.settings.max_soc_percent) for watts in (1000, 1500))
+        try:
+            first, second = (self._controls.sequence(trial, {}) for trial in trials)
+        except RefusedError:
+            return False
+        return any(one.stored for one, other in zip(first, second, strict=False) if one.value != other.value)
 
     def _want(self, request: Request, now_ms: int) -> None:
         """Ask on behalf of nobody in person; a refusal is no error, only noted once."""
@@ -300,12 +279,18 @@ class Keeper:
         value = self._seen.get(quantity)
         return None if value is None or isinstance(value, str) else float(value)
 
-    def _hours_left(self) -> float | None:
-        """Return for how long the battery lasts at the present discharge while the grid is gone."""
-        soc, power_w = self.policy.soc_percent(self._clock.boot_ms()), self._number("battery_power_w")
-        if self.settings.tariff is None or soc is None or not power_w or power_w <= 0:
-            return None
-        return round(soc / 100 * self.settings.tariff.capacity_kwh * 1000 / power_w, 1)
+    def _hours_left(self, now_ms: int) -> float | None:
+        """Return for how long the battery lasts at the present discharge."""
+        tariff, soc = self.settings.tariff, self.policy.soc_percent(now_ms)
+        return None if tariff is None else hours_left(tariff.capacity_kwh, soc, self._number("battery_power_w"))
+
+    async def _observe_outage(self, at_ms: int, *, is_out: bool) -> None:
+        """Take in whether the grid is gone, and tell when that changes."""
+        self.policy.observe_outage(at_ms, is_out=is_out)
+        if is_out != self._was_out:
+            self._was_out = is_out
+            hours = self._hours_left(at_ms) if is_out else None
+            await self._tell("grid_lost" if is_out else "grid_back", {} if hours is None else {"hours_left": hours})
 
     def _time(self, boot_ms: int) -> str | None:
         unix_ms = self._clock.unix_ms()
@@ -483,15 +468,27 @@ class Keeper:
         if not (isinstance(self._memory, Kept) and self._memory.is_kept):
             raise RefusedError("what to undo cannot be kept on disk, so a crash would leave the mode on")
 
+    def _recall_learnt(self, memory: Memory) -> None:
+        """Take in what an earlier life learnt of the house, once; what makes no sense is forgotten with a message."""
+        if self._schedule is None or self._has_recalled:
+            return
+        self._has_recalled = True
+        for weekday in range(WEEKDAYS):
+            if not self._schedule.learnt.recall(weekday, memory.get(f"{self._key}/learnt/{weekday}")):
+                log.warning("%s: what was learnt of the house makes no sense and is forgotten", self.device)
+
+    async def _save_learnt(self) -> None:
+        """Remember each half hour that was learnt; without room it is known until the agent ends."""
+        if self._schedule is None or self._memory is None:
+            return
+        changes = self._schedule.learnt.take_changes()
+        if not changes or not self._may_begin:
+            return
+        try:
+            await self._memory.update({f"{self._key}/learnt/{weekday}": saved for weekday, saved in changes.items()})
+        except MalformedError as error:
+            log.warning("%s: what is learnt of the house is not kept: %s", self.device, error)
+
     async def _tell(self, kind: str, data: Mapping[str, Json], remember: Mapping[str, Json] | None = None) -> None:
         if self._emit is not None:
             await self._emit(Event(self.device, kind, self._clock.boot_ms(), data), remember=remember)
-
-
-def _whole(arguments: Mapping[str, Json], key: str, most: int) -> int | None:
-    value = arguments.get(key)
-    if value is None:
-        return None
-    if type(value) is not int or not 0 < value <= most:
-        raise RefusedError(f"{key} is {value!r}, not a whole number from 1 to {most}")
-    return value

@@ -26,7 +26,10 @@ class WindowSettings(Table, frozen=True, forbid_unknown_fields=True, rename={"be
 
 
 class TariffSettings(Table, frozen=True, forbid_unknown_fields=True):
-    """When energy is cheap and what is worth storing; without prices it always pays."""
+    """When energy is cheap and what is worth storing; without prices it always pays.
+
+    What to expect is learnt from what the gateway reads; `expected_…` count until then, for good with `learn: false`.
+    """
 
     cheap: Annotated[list[WindowSettings], Meta(min_length=1, max_length=24)]
     capacity_kwh: Annotated[float, Meta(gt=0, le=1_000)]
@@ -34,6 +37,8 @@ class TariffSettings(Table, frozen=True, forbid_unknown_fields=True):
     cheap_price: Annotated[float, Meta(ge=0)] | None = None
     usual_price: Annotated[float, Meta(ge=0)] | None = None
     efficiency: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    reserve_percent: Percent | None = None
+    learn: bool = True
     expected_load_kwh: KilowattHours | None = None
     expected_pv_kwh: KilowattHours = 0.0
     contract_w: Watts | None = None
@@ -70,6 +75,8 @@ class BatterySettings(Table, frozen=True, forbid_unknown_fields=True):
                 "min_soc_percent", "not below max_soc_percent", "leave room between the two", self.min_soc_percent
             )
         if self.tariff is not None:
+            if (reserve := self.tariff.reserve_percent) is not None and reserve > self.max_soc_percent:
+                raise ConfigError("tariff.reserve_percent", "above max_soc_percent", "raise that, or lower it", reserve)
             for number, window in enumerate(self.tariff.cheap):
                 for key, text in (("from", window.begin), ("to", window.to)):
                     _check_time(f"tariff.cheap.{number}.{key}", text)

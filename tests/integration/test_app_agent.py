@@ -23,6 +23,8 @@ EXTRA = (Quantity("rain_mm", "mm", "gauge", "雨量", "Rain"),)
 class Outside:
     backoff_ceiling_s = 0.2
     heard = []
+    overheard = []
+    roles = frozenset({"grid"})
 
     def __init__(self, context, table):
         self.devices = (context.name,)
@@ -61,6 +63,9 @@ class Outside:
 
     def hear(self, subject, payload):
         self.heard.append((self.devices[0], subject, payload))
+
+    def overhear(self, role, sample):
+        self.overheard.append((self.devices[0], role, sample.device, sample.at))
 
     async def command(self, name, arguments):
         if name == "dance":
@@ -183,6 +188,15 @@ async def test_a_driver_that_fails_never_stops_its_neighbours(outside, written, 
         assert "values" in answers["wave"]
         assert "error" in answers["bad"]
         assert "error" in answers["none"]
+
+
+async def test_a_driver_overhears_the_device_with_a_role_it_wants_to_know(outside, written):
+    drivers = {"rain": {"driver": "outside", "how": "well"}, "wave": sine(), "other": sine()}
+    async with serving(written(drivers, roles={"grid": "wave", "pv": "other"})) as agent:
+        overheard = agent.supervisors["rain"].driver.overheard
+        await until(lambda: len(overheard) >= 3 and agent.supervisors["other"].ok >= 3)
+        assert {entry[:3] for entry in overheard} == {("rain", "grid", "wave")}
+        assert agent.clock.boot_ms() - overheard[-1][3] < 10_000
 
 
 async def test_a_lost_device_is_told_once_and_once_when_it_is_back(outside, written):

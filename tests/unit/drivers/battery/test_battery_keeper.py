@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from drivers.api import Event, LinkError, RefusedError
+from drivers.api import Event, LinkError, MalformedError, RefusedError, Sample
 from drivers.battery.keeper import Keeper, owed_from
 from drivers.battery.modes import ModeFacts, UnansweredError, Write
 from drivers.battery.settings import AlertSettings, BatterySettings, TariffSettings, WindowSettings
@@ -156,6 +156,7 @@ class House:
         self.events = []
         self.soc = 50
         self.state = "on_grid"
+        self.more = {}
         self.settings = BatterySettings(**{"owned_by": "agent", "no_revert_timer": "accepted"} | table)
         self.connected = False
         self.born()
@@ -198,7 +199,7 @@ class House:
             self.inverter.silent -= 1
             self.keeper.away("lost")
             return
-        values = {"battery_soc_percent": self.soc, "state": self.state}
+        values = {"battery_soc_percent": self.soc, "state": self.state} | self.more
         await self._guarded(self.keeper.serve(values, self.clock.ms))
 
     async def rounds(self, seconds):
@@ -614,3 +615,100 @@ async def test_a_device_that_was_away_is_undone_before_the_schedule_goes_on():
     house.inverter.silent = 1
     await house.rounds(60)
     assert [data["mode"] for _, data in house.events] == ["normal", "charge"]
+
+
+def tariffed(*window, **more):
+    """A house with a tariff whose inverter has no meter at the grid."""
+    tariff = TariffSettings(cheap=[WindowSettings(*window)], capacity_kwh=10, margin_min=0, **more)
+    house = House(tariff=tariff, max_soc_percent=90)
+    house.more = {"battery_power_w": 0, "pv_power_w": 0}
+    return house
+
+
+async def test_the_schedule_gives_way_to_the_house_that_another_drivers_meter_sees():
+    house = tariffed("00:00", "02:00", contract_w=4000)
+    await house.rounds(60)
+    assert house.keeper.status()["plan"]["reason"] == "house_unknown"
+
+    async def lived(house_w, device="meter"):
+        """A minute in which the meter answers twice, a moment before the inverter does."""
+        for tick in range(60 // POLL_S):
+            house.more["battery_power_w"] = -house.inverter.bits["power"] * house.inverter.bits["command"]
+            if tick % 3 == 0:
+                grid_w = house_w - house.more["battery_power_w"]
+                house.keeper.overhear("grid", Sample(device, house.clock.ms, {"grid_power_w": grid_w}))
+            await house.round()
+        return house.inverter.bits["power"]
+
+    assert await lived(500, device="battery") == 0, "its own reading is no other meter's"
+    powers = [await lived(500 if minute < 6 else 2800) for minute in range(12)]
+    assert powers[:6] == [500, 1000, 1500, 2000, 2000, 2000]
+    assert powers[6:] == [1200] * 6
+    plan = house.keeper.status()["plan"]
+    assert (plan["house_w"], plan["house_from"], plan["power_w"]) == (2800, "house_meter", 1200)
+    await house.rounds(120)
+    assert house.inverter.is_normal
+    assert house.keeper.status()["plan"]["reason"] == "house_unknown", "an old reading keeps no contract"
+
+
+async def test_what_was_learnt_of_the_house_outlives_the_agent():
+    house = tariffed("23:00", "07:00")
+    house.more = {"battery_power_w": 0, "pv_power_w": 200, "grid_power_w": 400}
+    for _ in range(3 * 86_400 // 150):
+        house.clock.ms += (150 - POLL_S) * 1000
+        await house.round()
+    expected = house.keeper.status()["plan"]
+    assert (expected["expected_load_kwh"], expected["expected_pv_kwh"]) == (9.6, 3.2)
+    assert (expected["expected_from"], expected["learnt_days"]) == ("kind", 3)
+    house.born()
+    await house.rounds(60)
+    again = house.keeper.status()["plan"]
+    assert [again[key] for key in ("expected_load_kwh", "learnt_days", "goal_percent")] == [9.6, 3, 74]
+
+
+async def test_a_garbled_memory_of_the_house_is_forgotten_with_a_message(caplog):
+    house = tariffed("23:00", "07:00", expected_load_kwh=3)
+    for weekday in range(7):
+        house.memory.content[f"battery/battery/learnt/{weekday}"] = [{"20000": "A" * 192}, {"x": "y"}, 7][weekday % 3]
+    await house.rounds(60)
+    assert house.keeper.status()["plan"]["expected_from"] == "configured"
+    assert len([record for record in caplog.records if "makes no sense" in record.getMessage()]) >= 5
+
+
+async def test_a_memory_without_room_costs_the_learnt_and_not_the_debt(caplog):
+    house = tariffed("23:00", "07:00")
+    house.more = {"battery_power_w": 0, "pv_power_w": 0, "grid_power_w": 400}
+    update = house.memory.update
+
+    async def full(changes):
+        if any("/learnt/" in key for key in changes):
+            raise MalformedError("the memory would take 70000 bytes")
+        await update(changes)
+
+    house.memory.update = full
+    await house.rounds(4000)
+    assert "is not kept" in caplog.text
+    assert (await house.command("charge", for_s=600))["mode"] == "charge"
+
+
+async def test_a_dead_grid_freezes_everything_and_says_how_long_the_battery_lasts():
+    house = tariffed("00:00", "02:00")
+    house.state = None
+    house.more |= {"grid_voltage_l1_v": 101.5, "grid_voltage_l2_v": 0}
+    await house.rounds(3600)
+    assert house.inverter.bits["command"] == 1
+    house.more = {"battery_power_w": 500, "grid_voltage_l1_v": 0.4, "grid_voltage_l2_v": None}
+    await house.round()
+    count = len(house.inverter.sent)
+    await house.rounds(3600)
+    assert len(house.inverter.sent) == count
+    shown = house.keeper.status()
+    assert (shown["outage"], shown["hours_left"]) == (True, 10.0)
+    house.more |= {"grid_voltage_l1_v": 100}
+    await house.round()
+    assert [event for event in house.events if event[0].startswith("grid_")] == [
+        ("grid_lost", {"hours_left": 10.0}),
+        ("grid_back", {}),
+    ]
+    await house.rounds(60)
+    assert "outage" not in house.keeper.status()
