@@ -23,7 +23,7 @@ from edge_agent import wire
 BASE = 1000
 THINGSBOARD = Path(__file__).resolve().parents[1] / ".venv" / "thingsboard"
 """Where `make bench` puts the ThingsBoard gateway; it wants another pymodbus than this project."""
-NOT_MEASURED = "not measured, its environment could not be made (the beginning of `make bench` says why)"
+NOT_THERE = "not measured, its environment could not be made (the beginning of `make bench` says why)"
 NO_LIMITS = {"rateLimits": {"messages": "", "telemetryMessages": "", "telemetryDataPoints": ""}}
 
 

@@ -13,7 +13,7 @@ import socket
 
 import pytest
 from gateways import (
-    NOT_MEASURED,
+    NOT_THERE,
     THINGSBOARD,
     Cost,
     Listener,
@@ -25,7 +25,7 @@ from gateways import (
     watch,
 )
 
-from simulators.programs import Program, running, until
+from simulators.programs import Program, ProgramError, running, until
 
 LOAD = Load(devices=10, points=120)
 WARM_UP_S = 10.0
@@ -92,8 +92,12 @@ async def test_ten_devices_with_120_points_at_one_second_beside_thingsboard(home
     (home / "a").mkdir()
     (home / "b").mkdir()
     costs = {"edge-agent run": await _ours(home / "a", units_port, WATCH_S)}
-    if THINGSBOARD.exists():
-        costs["ThingsBoard gateway 3.8.5"] = await _thingsboards(home / "b", units_port, WATCH_S)
+    without = "" if THINGSBOARD.exists() else NOT_THERE
+    try:
+        if not without:
+            costs["ThingsBoard gateway 3.8.5"] = await _thingsboards(home / "b", units_port, WATCH_S)
+    except ProgramError as error:  # it is a baseline: that it does not run here is no fault of ours
+        without = f"not measured: {error}"
     ours = costs["edge-agent run"]
     with capsys.disabled():
         print(
@@ -101,8 +105,8 @@ async def test_ten_devices_with_120_points_at_one_second_beside_thingsboard(home
         )
         for name, cost in costs.items():
             print(f"{_line(name, cost)}  {cost.us_per_point / ours.us_per_point:.2f} × ours")
-        if not THINGSBOARD.exists():
-            print(f"  ThingsBoard gateway: {NOT_MEASURED}")
+        if without:
+            print(f"  ThingsBoard gateway: {without}")
     assert ours.points >= 0.95 * LOAD.devices * LOAD.points * WATCH_S
     assert ours.us_per_point <= MOST_US_PER_POINT
     assert ours.grown_kib < MOST_MINUTE_KIB

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gateways import NOT_MEASURED, THINGSBOARD, Load, register_map, resident_kib, thingsboard_slaves
+from gateways import NOT_THERE, THINGSBOARD, Load, register_map, resident_kib, thingsboard_slaves
 from pymodbus.client import AsyncModbusTcpClient
 from sunspec2.modbus.client import SunSpecModbusClientDeviceTCP
 
@@ -138,18 +138,20 @@ def test_a_read_of_120_registers_beside_peers(units_port, capsys, tmp_path):
     for _ in range(3):  # the best of three, in turns, so that a busy machine is unfair to nobody
         for name, contender in contenders.items():
             took[name] = min(took[name], contender() / READS)
-    memory = ""
-    if THINGSBOARD.exists():
-        name = "ThingsBoard 3.8.5's connector: 120 values"
-        took[name], resident_mib = _thingsboard(units_port, tmp_path)
-        memory = f"\n  ThingsBoard's connector alone: {resident_mib:.0f} MiB resident"
+    said = NOT_THERE
+    try:
+        if THINGSBOARD.exists():
+            took["ThingsBoard 3.8.5's connector: 120 values"], resident_mib = _thingsboard(units_port, tmp_path)
+            said = f"{resident_mib:.0f} MiB resident"
+    except subprocess.CalledProcessError as error:  # it is a baseline: that it does not run here is no fault of ours
+        said = f"not measured: {error.stderr}"
     floor = took["raw asyncio: lock, time-out, unpack"]
     with capsys.disabled():
         print("\n120 registers, CPU of the client:")
         for name, seconds in took.items():
             per_point = f"{1e6 * seconds / COUNT:6.2f} µs/point"
             print(f"  {name:<42} {1e6 * seconds:7.0f} µs/read  {per_point}  {seconds / floor:6.2f} × raw asyncio")
-        print(memory or f"  ThingsBoard's connector: {NOT_MEASURED}")
+        print(f"  ThingsBoard's connector alone: {said}")
     assert took["our device: 120 scaled values"] < took["pymodbus: 120 converted values"]
 
 
