@@ -26,6 +26,7 @@ from drivers.api import (
     RefusedError,
     Sample,
 )
+from drivers.battery.house import ROLES
 from drivers.battery.keeper import Keeper, key_of
 from drivers.battery.policy import check
 from drivers.battery.settings import BatterySettings
@@ -246,6 +247,16 @@ class Modbus:
             for keeper in self._keepers.values():
                 keeper.hear(payload)
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """Grid and PV of the house, where a battery follows a tariff: its own device may not be who measures them."""
+        return frozenset(ROLES if any(keeper.settings.tariff for keeper in self._keepers.values()) else ())
+
+    def overhear(self, role: str, sample: Sample) -> None:
+        """Hand a reading of another device to the batteries."""
+        for keeper in self._keepers.values():
+            keeper.overhear(role, sample)
+
     def describe(self) -> Mapping[str, Mapping[str, Json]]:
         """Return what the devices said of themselves so far."""
         return {watch.device.name: watch.device.describe() for watch in self._watches}
@@ -358,6 +369,7 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     settings = convert(table, Settings)
     if not settings.devices:
         raise ConfigError("devices", "no device", "name at least one, with its map and unit")
+    _check_learning(settings)
     endpoint = _endpoint(settings)
     maps = {name: _map(name, device, settings.maps) for name, device in settings.devices.items()}
     devices = tuple(
@@ -377,6 +389,18 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     )
     keepers = [_keeper(name, settings, maps[name], link, context) for name in settings.devices]
     return Modbus(context, settings, link, devices, tuple(keeper for keeper in keepers if keeper is not None))
+
+
+def _check_learning(settings: Settings) -> None:
+    """Refuse two batteries that would both be charged for all that the house takes."""
+    batteries = ((name, device.battery) for name, device in settings.devices.items())
+    learning = [name for name, one in batteries if one is not None and one.tariff is not None and one.tariff.learn]
+    if len(learning) > 1:
+        raise ConfigError(
+            f"devices.{learning[1]}.battery.tariff.learn",
+            "the house is learnt for one battery",
+            "give all but one `learn: false`, and `expected_load_kwh` for what each is to serve",
+        )
 
 
 def _keeper(

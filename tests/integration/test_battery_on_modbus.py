@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from drivers import contract
-from drivers.api import ConfigError, Context, Event, LinkError, RefusedError
+from drivers.api import ConfigError, Context, Event, LinkError, RefusedError, Sample
 from drivers.battery.modes import MODES
 from drivers.contract import DictMemory, FastClock
 from drivers.modbus import commands
@@ -407,6 +407,34 @@ def test_a_table_that_cannot_be_right_is_refused_with_its_key(battery, key):
         Line().build(battery or {"max_charge_w": 5})
     assert key in caught.value.key
     assert caught.value.remedy
+
+
+def test_two_batteries_of_a_line_do_not_both_learn_what_the_house_takes():
+    night = {"cheap": [{"from": "23:00", "to": "07:00"}], "capacity_kwh": 5}
+    one = {"map": "huawei_sun2000", "battery": {"owned_by": "agent", "tariff": night}}
+    other = one | {"unit": 2, "battery": {"owned_by": "agent", "tariff": night | {"learn": False}}}
+    context = Context("modbus", FastClock(), str)
+    with pytest.raises(ConfigError, match="learnt for one battery") as caught:
+        create(context, {"host": "h", "devices": {"one": one, "other": one | {"unit": 2}}})
+    assert caught.value.key == "devices.other.battery.tariff.learn"
+    assert create(context, {"host": "h", "devices": {"one": one, "other": other}}).roles == {"grid", "pv"}
+    assert Line().build(OURS).roles == frozenset()
+
+
+async def test_the_houses_meter_goes_before_the_meter_of_the_inverter(line):
+    async with line.running(line.build(OURS | {"tariff": ALWAYS_CHEAP | {"contract_w": 6000}})) as driver:
+
+        def plan():
+            return driver.status()["batteries"]["inverter"]["plan"]
+
+        def metered():
+            driver.overhear("grid", Sample("meter", line.clock.boot_ms(), {"grid_power_w": 5970}))
+            return plan().get("house_from") == "house_meter"
+
+        await line.until(lambda: "house_w" in plan())
+        assert (plan()["house_w"], plan()["house_from"]) == (HALF_FULL.load_w - HALF_FULL.pv_w, "own_meter")
+        await line.until(metered)
+        await line.until(lambda: metered() and line.control["forced_charge_w"] == 0)
 
 
 def test_slow_polling_unit_zero_and_a_map_without_modes_take_no_battery():
