@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 
 import pytest
 from momonga import Momonga
@@ -26,6 +27,7 @@ OWN = "FE80:0000:0000:0000:021D:1291:0000:0574"
 MAC = "001C640003CD76A4"
 ID = "00112233445566778899AABBCCDDEEFF"
 START_MS = 1_780_239_600_000 + 12 * 3_600_000  # 2026-06-01T12:00:00+09:00
+DAY_MS = 86_400_000
 GET_POWER = bytes.fromhex("1081525305FF010288016201E700")
 
 
@@ -517,14 +519,25 @@ def simulator(tmp_path):
     assert not (tmp_path / "meter").is_symlink()
 
 
+ALMOST_STILL = ("--start", "2026-06-01T12:10:00+09:00", "--speed", "0.001")
+
+
+@contextlib.contextmanager
+def momonga_at(port):
+    """momonga, a library of other people, joined; without the pauses by which it spares a radio that is not here."""
+    peer = Momonga(ID, "0123456789AB", str(port))
+    peer.internal_xmit_interval = 0
+    with peer:
+        yield peer
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(90)
 @both
 def test_the_peer_momonga_our_driver_and_the_served_log_agree(tmp_path, dialect, simulator):
     log = tmp_path / "served"
-    almost_still = ("--start", "2026-06-01T12:10:00+09:00", "--speed", "0.001")
-    simulator(dialect, "--log", str(log), "--seed", "3", *almost_still)
-    with Momonga(ID, "0123456789AB", str(tmp_path / "meter")) as peer:
+    simulator(dialect, "--log", str(log), "--seed", "3", *ALMOST_STILL)
+    with momonga_at(tmp_path / "meter") as peer:
         power = peer.get_instantaneous_power()
         current = peer.get_instantaneous_current()
         imported = peer.get_measured_cumulative_energy()
@@ -544,6 +557,43 @@ def test_the_peer_momonga_our_driver_and_the_served_log_agree(tmp_path, dialect,
     assert ours["current_t_a"] == said["current_t_a"]
     assert ours["import_energy_kwh"] == round(imported, 1)
     assert ours["export_energy_kwh"] == round(exported, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_the_peer_momonga_reads_the_memory_of_a_second_generation_meter(tmp_path, simulator):
+    house = ("--seed", "3", "--history-days", "2", "--unit", "0.0001", "--digits", "8")
+    simulator("c2", "--release", "R", "--pairs", *house, *ALMOST_STILL)
+    midnight_ms = START_MS - 12 * 3_600_000
+    noon, now = (datetime.fromisoformat(f"2026-06-01T12:{minute}:00") for minute in ("00", "10"))
+
+    def register(moment_ms, of_house):
+        """Return what the meter showed then, in kWh: bought and sold."""
+        balance = of_house.at(moment_ms)
+        return balance.import_ws // 360, balance.export_ws // 360
+
+    def read(entry, directions=("normal direction", "reverse direction")):
+        return tuple(round(entry["cumulative energy"][name] * 10_000) for name in directions)
+
+    with momonga_at(tmp_path / "meter") as peer:
+        minute = peer.get_one_minute_measured_cumulative_energy()
+        minutes = peer.get_historical_cumulative_energy_3(now)
+        pairs = peer.get_historical_cumulative_energy_2(noon)
+        sold = peer.get_historical_cumulative_energy_1(day=1, reverse=True)
+        at_noon = peer.get_cumulative_energy_measured_at_fixed_time()
+        assert {0xD0, 0xEE, 0xEF} <= {int(code) for code in peer.get_properties_to_get_values()}
+    fresh = House(3, START_MS + 10 * 60_000 - 2 * DAY_MS)
+    assert [round(slot["cumulative energy"] * 10_000) for slot in sold] == [
+        register(midnight_ms - DAY_MS + slot * 1_800_000, fresh)[1] for slot in range(48)
+    ]
+    assert [read(pair) for pair in reversed(pairs)] == [
+        register(START_MS - back * 1_800_000, fresh) for back in reversed(range(12))
+    ]
+    assert round(at_noon["cumulative energy"] * 10_000) == register(START_MS, fresh)[0]
+    assert [read(one) for one in reversed(minutes)] == [
+        register(START_MS + number * 60_000, fresh) for number in range(1, 11)
+    ]
+    assert (minute["timestamp"], read(minute)) == (now, read(minutes[0]))
 
 
 def read_with_our_driver(folder):
