@@ -1,4 +1,4 @@
-"""Mutated frames and lines of real meters and dongles: a value or our one error, nothing else, and no growth."""
+"""Mutated frames and lines of meters, dongles and home devices: a value or our one error, nothing else, no growth."""
 
 import os
 import random
@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from drivers.api import MalformedError
+from drivers.echonet_ip import identity
+from drivers.echonet_ip.devices import CLASSES
+from drivers.echonet_ip.session import MOST_PROPERTIES
 from drivers.route_b import decode, echonet, j11, meter
 from drivers.route_b.j11 import J11Reader, Message
 from drivers.route_b.meter import Scaling
@@ -25,6 +28,7 @@ from drivers.route_b.skstack import (
     parse_binary_erxudp,
     parse_erxudp,
 )
+from simulators.echonet import KINDS, things
 from simulators.house import House
 from simulators.metering import Meter, Nameplate
 
@@ -119,6 +123,32 @@ PROPERTIES = [
 ]
 
 
+def said_by_a_home():
+    """Return (object, property, data) of all that home devices say: the simulated ones, and lists of circuits."""
+    house = House(start_ms=NOON_MS - 3_600_000).at(NOON_MS)
+    said = [
+        (thing.eoj, epc, edt)
+        for thing in things(KINDS)
+        for epc, read in thing.readers.items()
+        if (edt := read(house)) and epc in {*CLASSES[thing.eoj[:2].hex().upper()].epcs, *identity.WHO}
+    ]
+    lists = {epc: 8 if epc == 0xBA else 4 for epc in (0xB3, 0xB5, 0xB7, 0xBA, 0xBC, 0xBE)}
+    said += [(BOARD, epc, b"\x01\x03" + bytes(range(size)) * 3) for epc, size in lists.items()]
+    return said + [(echonet.NODE_PROFILE, 0xD6, b"\x02\x02\x7d\x01\x02\x79\x01")] * 5
+
+
+BOARD = bytes.fromhex("028701")
+HOME = said_by_a_home()
+HOME_FRAMES = [
+    echonet.encode(echonet.Frame(7, eoj, echonet.CONTROLLER, echonet.GET_RES, dict(said[at : at + MOST_PROPERTIES])))
+    for eoj in dict.fromkeys(one[0] for one in HOME)
+    for said in [[(epc, edt) for of, epc, edt in HOME if of == eoj]]
+    for at in range(0, len(said), MOST_PROPERTIES)
+]
+KEYS = {0xB1: b"\x20", 0xB8: b"\x20", 0xC2: b"\x03"}
+HOME_NAMES = {f"class {code}" for code in CLASSES} | {"home frame", "instances"}
+
+
 class Readers:
     """Every decoder that bytes of the air reach, each with the state it would have after all that came before."""
 
@@ -163,6 +193,26 @@ class Readers:
         assert list(decode._lines(answer))
         (self.returned if answer["ok"] else self.refused)[name] += 1
 
+    def home_frame(self, data):
+        try:
+            frame = echonet.decode(data)
+        except MalformedError:
+            self.refused["home frame"] += 1
+        else:
+            self.returned["home frame"] += 1
+            self.home(frame.seoj, frame.properties)
+
+    def home(self, eoj, properties):
+        code = eoj[:2].hex().upper()
+        if (known := CLASSES.get(code)) is not None:
+            for value in known.decode(properties, KEYS).values():
+                (self.refused if value is None else self.returned)[f"class {code}"] += 1
+        if identity.INSTANCES_GET in properties:
+            self.tried("instances", identity.instances, properties[identity.INSTANCES_GET])
+        named = identity.identify(eoj, properties)
+        assert named is None or named.isprintable()
+        assert identity.anonymised({eoj: properties}).keys() == {eoj}
+
     def stream(self, reader, data):
         found = reader.feed(data)
         for item in found:
@@ -181,11 +231,19 @@ class Readers:
         assert len(self.j11._buffer) <= j11.MAX_MESSAGE_BYTES
 
     def message(self, message):
-        for parse in (j11.datagram, lambda data: j11.pans(data, "CCDDEEFF")):
-            try:
-                parse(message.data)
-            except MalformedError:
-                self.errors += 1
+        read = {j11.RECEIVED: j11.datagram, j11.SCANNED: lambda data: j11.pans(data, "CCDDEEFF")}.get(message.command)
+        if read is not None:
+            self.tried(f"j11 {message.command:04X}", read, message.data)
+
+
+MOST_J11_BYTES = j11.MAX_MESSAGE_BYTES - 12
+J11_SCANNED = j11.SCANNED, bytes.fromhex("001101001C640003CD76A476A4C9")
+
+
+def j11_received(frame):
+    """Return command and data of the message in which a J11 dongle hands a datagram over."""
+    head = bytes.fromhex("FE80000000000000021C640003CD76A40E1A0E1A76A40002C9")
+    return j11.RECEIVED, head + len(frame).to_bytes(2) + frame
 
 
 def feed(count, seed):
@@ -198,8 +256,10 @@ def feed(count, seed):
         if number % 4 == 0:
             one_property(readers, chance, number)
         match number % 8:
-            case 0 | 1 | 2 | 3:
+            case 0 | 1 | 2:
                 readers.frame(mutated(chance, frame))
+            case 3:
+                one_of_the_home(readers, chance, number // 8)
             case 4:
                 line = f"{HEAD} 1 0 {len(frame):04X} {frame.hex().upper()}\r\n".encode()
                 readers.stream(readers.text, spoilt := mutated(chance, line))
@@ -214,8 +274,7 @@ def feed(count, seed):
             case 6:
                 readers.stream(readers.text, mutated(chance, chance.choice((PAN, EVENT))))
             case _:
-                head = bytes.fromhex("FE80000000000000021C640003CD76A40E1A0E1A76A40002C9") + len(frame).to_bytes(2)
-                readers.messages(mutated(chance, j11.says(j11.RECEIVED, head + frame)))
+                one_message(readers, chance, j11_received(frame))
     # After all that, what is whole is read: nothing sticks in a state.
     whole = f"{HEAD} 1 0 {len(FRAMES[0]):04X} {FRAMES[0].hex().upper()}\r\n".encode()
     for reader in (readers.text, readers.binary):
@@ -223,6 +282,24 @@ def feed(count, seed):
         reader.feed(b"\r\n" * 2 * 0x4D0)  # what a spoilt length in binary form may still wait for
     assert any(isinstance(item, Datagram) for item in readers.stream(readers.text, b"\r\n" + whole))
     return readers, resident_bytes() - before
+
+
+def one_of_the_home(readers, chance, number):
+    """Spoil a frame of a home device, or the data of one of its properties."""
+    if number % 2:
+        readers.home_frame(mutated(chance, chance.choice(HOME_FRAMES)))
+    else:
+        eoj, epc, edt = HOME[number // 2 % len(HOME)]
+        readers.home(eoj, {epc: mutated(chance, edt)})
+
+
+def one_message(readers, chance, received):
+    """Spoil a message of a J11 dongle, or its data under sums that are right."""
+    command, data = chance.choice((J11_SCANNED, received))
+    if chance.randrange(2):
+        readers.messages(mutated(chance, j11.says(command, data)))
+    else:
+        readers.messages(j11.says(command, mutated(chance, data)[:MOST_J11_BYTES]))
 
 
 def one_property(readers, chance, number):
@@ -247,7 +324,7 @@ def test_a_million_mutations_give_values_or_our_error_and_no_growth(count, seed)
     assert readers.lines > count / 20
     decoders = {f"{epc:02X}" for epc in DECODERS}
     explained = {f"explain {epc:02X}" for epc, _ in PROPERTIES}
-    lines = {"erxudp", "binary erxudp", "decode of a text", "decode of a line"}
+    lines = {"erxudp", "binary erxudp", "decode of a text", "decode of a line", "j11 6018", "j11 4051"} | HOME_NAMES
     least = count // 1000
     assert {
         name: readers.returned[name] for name in decoders | explained | lines if readers.returned[name] < least
