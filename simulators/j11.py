@@ -69,7 +69,13 @@ class J11Dongle:
         self._buffer += data
         while (at := self._buffer.find(_ASKS)) >= 0:
             del self._buffer[:at]
-            if len(self._buffer) < 12 or len(self._buffer) < (size := 8 + int.from_bytes(self._buffer[6:8])):
+            if len(self._buffer) < 12:
+                break
+            if sum(self._buffer[:8]) & 0xFFFF != int.from_bytes(self._buffer[8:10]):  # its length is not to be believed
+                del self._buffer[: len(_ASKS)]
+                self._say(0x2FFF)
+                continue
+            if len(self._buffer) < (size := 8 + int.from_bytes(self._buffer[6:8])):
                 break
             message = bytes(self._buffer[:size])
             del self._buffer[:size]
@@ -150,9 +156,8 @@ class J11Dongle:
         return self._radio.pan_id.to_bytes(2)
 
     def _obey(self, message: bytes) -> None:
-        head_sum, data_sum = int.from_bytes(message[8:10]), int.from_bytes(message[10:12])
         command = self._commands.get(int.from_bytes(message[4:6]))
-        if sum(message[:8]) & 0xFFFF != head_sum or sum(message[12:]) & 0xFFFF != data_sum:
+        if sum(message[12:]) & 0xFFFF != int.from_bytes(message[10:12]):
             self._say(0x2FFF)
         elif command is None:
             self._say(0xFFFF)

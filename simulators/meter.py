@@ -61,7 +61,7 @@ class MeterInRange:
         self._log = log
         self._settings = settings
         self._group = group
-        self._last_tid = bytes(2)
+        self._before_answer: list[Callable[[bytes], None]] = []
 
     def joined(self) -> None:
         """Announce the instance list a little after a session stands."""
@@ -69,7 +69,9 @@ class MeterInRange:
 
     def heard(self, data: bytes) -> None:
         """Answer a request, unless the air loses the answer."""
-        self._last_tid = data[2:4]
+        before, self._before_answer = self._before_answer, []
+        for say in before:
+            say(data)
         latency_s = self._dongle.answering_s(data[11] if len(data) > 11 else 1)
         if latency_s:
             self._group.create_task(self._answer_late(data, latency_s), name="answer")
@@ -77,13 +79,17 @@ class MeterInRange:
             self._answer(data)
 
     def notify(self, service: int, properties: Sequence[int], *, own_tid: bool) -> None:
-        """Tell properties unasked (73 INF, 74 INFC), with a TID of its own or that of the last request."""
-        tid = None if own_tid else self._last_tid
-        self._send_if_heard(self._meter.notice(service, properties, tid))
+        """Tell properties unasked (73 INF, 74 INFC): now, or before the next answer and with that request's TID."""
+        if own_tid:
+            self._send_if_heard(self._meter.notice(service, properties))
+        else:
+            self._before_answer.append(
+                lambda data: self._send_if_heard(self._meter.notice(service, properties, data[2:4]))
+            )
 
     def stray(self, tid: int) -> None:
-        """Send the answer to a question that somebody else has asked."""
-        self._send_if_heard(self._meter.stray(tid.to_bytes(2)))
+        """Before the next answer, send one that answers the same question of somebody else."""
+        self._before_answer.append(lambda data: self._send_if_heard(self._meter.stray(data, tid.to_bytes(2))))
 
     async def tell_half_hours(self) -> None:
         """Notify the registers of each :00 and :30, until cancelled."""
@@ -103,12 +109,10 @@ class MeterInRange:
         self._answer(data)
 
     def _answer(self, data: bytes) -> None:
-        answer = self._meter.answer(data)
-        if answer is not None:
-            self._send_if_heard(answer)
+        self._send_if_heard(self._meter.answer(data))
 
-    def _send_if_heard(self, answer: Answer) -> None:
-        if self._dongle.in_touch and not self._dongle.lost():
+    def _send_if_heard(self, answer: Answer | None) -> None:
+        if answer is not None and self._dongle.in_touch and not self._dongle.lost():
             self._dongle.tally[f"sent_{answer.frame.service:02X}"] += 1
             self._send(answer)
 

@@ -107,7 +107,7 @@ class RefuseStep(LastingStep, frozen=True, kw_only=True, tag="refuse"):
 
 
 class Notify(Step, frozen=True, kw_only=True, tag="notify"):
-    """The meter tells properties unasked, with a TID of its own or with that of the last request."""
+    """The meter tells properties unasked: now, or with the TID of the next request and before its answer."""
 
     service: Literal["inf", "infc"] = "inf"
     epcs: Epcs = ("EA", "EB")
@@ -115,7 +115,7 @@ class Notify(Step, frozen=True, kw_only=True, tag="notify"):
 
 
 class Stray(Step, frozen=True, kw_only=True, tag="stray"):
-    """An answer arrives that nobody here has asked for: a foreign TID, with a power that the house never has."""
+    """Before the next answer comes one to somebody else's like question: a foreign TID, a power no house has."""
 
     tid: Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{4}$")] = "FFFE"
 

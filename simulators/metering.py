@@ -229,9 +229,13 @@ class Meter:
         answer = Answer(Frame(tid or self._next_tid(), METER, CONTROLLER, service, ()))
         return self._filled(answer, self._readers, tuple(code for code in codes if code in self._readers))
 
-    def stray(self, tid: bytes) -> Answer:
-        """Return an answer to nobody's question: a power that no house has."""
-        return Answer(Frame(tid, METER, CONTROLLER, 0x72, ((0xE7, NOBODYS_POWER_W.to_bytes(4)),)))
+    def stray(self, data: bytes, tid: bytes) -> Answer | None:
+        """Return the answer to the same question under another TID, with a power that no house has."""
+        answer = self.answer(data)
+        if answer is None:
+            return None
+        told = ((c, NOBODYS_POWER_W.to_bytes(4) if c == 0xE7 else edt) for c, edt in answer.frame.properties)
+        return Answer(replace(answer.frame, tid=tid, properties=tuple(told)))
 
     def exchange(self, serial: str) -> None:
         """Hang another meter there, which counts from zero and remembers nothing."""

@@ -27,7 +27,7 @@ class Teller(Protocol):
     """The meter as it speaks unasked, through the dongle that is plugged in."""
 
     def notify(self, service: int, properties: Sequence[int], *, own_tid: bool) -> None:
-        """Tell properties, with a TID of its own or that of the last request."""
+        """Tell properties, with a TID of its own or that of the next request."""
 
     def stray(self, tid: int) -> None:
         """Send an answer that nobody here asked for."""

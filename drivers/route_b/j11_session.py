@@ -86,6 +86,9 @@ class J11Session(Conversation[Message]):
         started = await self._command(j11.request(j11.START), j11.START, limit_s=self._timeouts.join_s)
         if started.result != j11.DONE:
             raise NoAnswerError("the meter does not answer the join")
+        # The answer names the network: where a remembered one (no strength) is not in it, the meter was exchanged.
+        if not pan.lqi and len(started.data) > 8 and bytes.fromhex(pan.mac) not in started.data:
+            raise NoAnswerError("another meter is where the remembered one was")
         opened = await self._command(j11.request(j11.OPEN_PORT, j11.ECHONET_PORT.to_bytes(2)), j11.OPEN_PORT)
         if opened.result not in {j11.DONE, j11.ALREADY}:
             raise LinkError("the dongle does not open the ECHONET port")
