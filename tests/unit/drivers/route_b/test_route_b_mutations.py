@@ -134,7 +134,7 @@ def said_by_a_home():
     ]
     lists = {epc: 8 if epc == 0xBA else 4 for epc in (0xB3, 0xB5, 0xB7, 0xBA, 0xBC, 0xBE)}
     said += [(BOARD, epc, b"\x01\x03" + bytes(range(size)) * 3) for epc, size in lists.items()]
-    return said + [(echonet.NODE_PROFILE, 0xD6, b"\x02\x02\x7d\x01\x02\x79\x01")] * 5
+    return said + [(echonet.NODE_PROFILE, 0xD6, b"\x02\x02\x7d\x01\x02\x79\x01")] * 15
 
 
 BOARD = bytes.fromhex("028701")
