@@ -23,14 +23,23 @@ from drivers.modbus.library import find
 from drivers.modbus.register_map import RegisterMap
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import Balance, House, add_house_options, house_from
-from simulators.inverter_control import ControlRegisters, add_control_options, control_from, fight, huawei_control
+from simulators.inverter_control import (
+    READ_FUNCTIONS,
+    WRITE_MANY,
+    WRITE_ONE,
+    ControlRegisters,
+    add_control_options,
+    fight,
+    huawei_control,
+    trouble,
+)
 from simulators.log import Served, ServedLog, add_log_option
-from simulators.modbus_chains import chain_of
+from simulators.modbus_chains import chain_of, models_of
+from simulators.modbus_control import control_of
 from simulators.modbus_images import image_of
 from simulators.modbus_maps import unit_of
 from simulators.modbus_transport import Framing, Line, Trouble, add_transport_options, on_terminal
 from simulators.modbus_units import Cell, Unit
-from simulators.modbus_written import WrittenRegisters
 from simulators.terminal import Terminal
 
 READ_HOLDING, READ_INPUT = 3, 4
@@ -197,6 +206,30 @@ class _Round:
         self._values = {}
 
 
+def _laid_over(
+    control: ControlRegisters,
+    space: str,
+    first: int,
+    count: int,
+    found: tuple[bytes, dict[str, Served]] | None,
+    unit: Unit | None,
+) -> tuple[bytes, dict[str, Served]] | None:
+    """Return what was read with the registers that can be written, or need not be asked of the unit, laid over it."""
+    words = control.words(space)
+    if found is None:
+        if not all(address in words for address in range(first, first + count)):
+            return None
+        found = (bytes(2 * count), {})
+    registers = [*struct.unpack(f">{count}H", found[0])]
+    values = dict(found[1])
+    for index in range(count):
+        registers[index] = words.get(first + index, registers[index])
+    for cell in unit.cells if unit is not None else ():
+        if cell.quantity in values and (number := control.number_at(space, cell.address)) is not None:
+            values[cell.quantity] = float(number)
+    return struct.pack(f">{count}H", *registers), values
+
+
 def _is_sun2000(unit: Unit) -> bool:
     return any(cell.address == 32089 and cell.quantity == "inverter_state" for cell in unit.cells)
 
@@ -211,7 +244,7 @@ class InverterServer:
         self.requests: list[tuple[int, int, int, int]] = []
         """The last (unit, function, address, count or value), newest last."""
         self.writes = 0
-        self.controls: dict[int, ControlRegisters | WrittenRegisters] = {}
+        self.controls: dict[int, ControlRegisters] = {}
         """Units whose settings can be written; without any the line answers reads only."""
         self.silent: set[int] = set()
         """Units that answer nothing, as if they had no power."""
@@ -230,10 +263,11 @@ class InverterServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def let_command(self, control: ControlRegisters) -> None:
-        """Let the hybrids of the line be written; the house's battery follows."""
+    def let_command(self, control: ControlRegisters, number: int | None = None) -> None:
+        """Let a unit of the line be written, the hybrid unless it is named; the house's battery follows."""
         house = self.balance
-        self.controls |= {number: control for number, unit in self.units.items() if _is_sun2000(unit)}
+        hybrids = [one for one, unit in self.units.items() if _is_sun2000(unit)]
+        self.controls |= dict.fromkeys(hybrids if number is None else [number], control)
         if self.controls:
             self.balance = lambda: control.overlay(house())
 
@@ -266,8 +300,8 @@ class InverterServer:
         if unit_id in self.silent:
             return None
         control = self.controls.get(unit_id)
-        if control is not None and (answered := control.answer(pdu)) is not None:
-            return answered or None
+        if control is not None and function in {WRITE_ONE, WRITE_MANY}:
+            return self._written(unit_id, control, pdu) or None
         code = self._refusal(unit_id, pdu)
         if code:
             return bytes((function | 0x80, code))
@@ -275,12 +309,24 @@ class InverterServer:
         unit = self.units[unit_id]
         space = unit if function == READ_HOLDING else unit.inputs
         found = None if space is None else space.read(address, count, self.balance())
+        if control is not None:
+            found = _laid_over(control, READ_FUNCTIONS[function], address, count, found, space)
         if found is None:
             return bytes((function | 0x80, ILLEGAL_ADDRESS))
         registers, values = found
         if values:
             rounds[unit_id].served(values)
         return bytes((function, len(registers))) + registers
+
+    def _written(self, unit_id: int, control: ControlRegisters, pdu: bytes) -> bytes:
+        """Carry a write out and log it with the counts so far."""
+        count = len(control.order)
+        answer = control.written(pdu)
+        if self.log is not None and len(control.order) > count:
+            name, bits = control.order[-1]
+            counts = {kind: control.writes[kind] for kind in ("stored", "ram")}
+            self.log.happened(self.units[unit_id].device, written=name, bits=bits, writes=counts)
+        return answer
 
     def _refusal(self, unit_id: int, pdu: bytes) -> int:
         """Return the exception code of a request that is none of ours; 0 for a read."""
@@ -404,9 +450,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def played(args: argparse.Namespace) -> dict[int, Unit]:
     """Return the units that the options ask for; raises ValueError that says which option is wrong."""
     units = _asked(args)
-    if (args.refuse_write or args.second_master is not None) and not any(map(_is_sun2000, units.values())):
-        raise ValueError("--refuse-write and --second-master: the Huawei hybrid alone plays them")
+    is_commanded = any(map(_is_sun2000, units.values())) if args.map is None else find(args.map, args.maps).writable
+    if (args.refuse_write or args.second_master is not None) and not is_commanded:
+        raise ValueError("--refuse-write and --second-master: nothing of this can be written")
     return units
+
+
+def commanded(args: argparse.Namespace, units: Mapping[int, Unit], now_ms: Callable[[], int]) -> ControlRegisters:
+    """Return what can be written of what is played, with the options' troubles; raises ValueError."""
+    control = huawei_control(now_ms)
+    if args.map is not None:
+        register_map = find(args.map, args.maps)
+        control = control_of(register_map, now_ms, models_of(units[min(units)]) if register_map.is_sunspec else None)
+    trouble(control, args)
+    return control
 
 
 def _asked(args: argparse.Namespace) -> dict[int, Unit]:
@@ -414,7 +471,7 @@ def _asked(args: argparse.Namespace) -> dict[int, Unit]:
         raise ValueError("--map, --image and --chain exclude each other")
     try:
         if args.map is not None:
-            return {args.unit or 1: _mapped(find(args.map, args.maps))}
+            return {args.unit or 1: mapped(find(args.map, args.maps))}
         if args.image is not None:
             number, unit = image_of(args.image)
             return {args.unit or number: unit}
@@ -425,10 +482,11 @@ def _asked(args: argparse.Namespace) -> dict[int, Unit]:
     return units_of(args.units)
 
 
-def _mapped(register_map: RegisterMap) -> Unit:
-    """Return the unit of a map; one that adds to SunSpec is a PV inverter of its maker."""
+def mapped(register_map: RegisterMap) -> Unit:
+    """Return the unit of a map; one that adds to SunSpec is an inverter of its maker, with the models it writes."""
     if register_map.is_sunspec:
-        return chain_of((1, 103, 120, 123, 160), maker=register_map.maker)
+        written = sorted({one.model for one in register_map.writable.values() if one.model is not None})
+        return chain_of((1, 103, 120, 123, *written, 160), maker=register_map.maker)
     return unit_of(register_map)
 
 
@@ -439,10 +497,8 @@ async def run(args: argparse.Namespace) -> int:
     units = played(args)
     log = ServedLog(args.log, clock)
     server = InverterServer(units, lambda: house.at(clock.unix_ms()), log)
-    control = control_from(args, clock.unix_ms)
-    server.let_command(control)
-    if args.map is not None and not server.controls:
-        server.controls[min(units)] = WrittenRegisters(find(args.map, args.maps))
+    control = commanded(args, units, clock.unix_ms)
+    server.let_command(control, min(units) if args.map is not None else None)
     server.framing, server.troubles = args.framing, args.trouble
     if args.serial:
         server.start_serial(Path(args.serial))
@@ -456,4 +512,7 @@ async def run(args: argparse.Namespace) -> int:
     finally:
         await server.close()
         log.close()
+        if server.writes:
+            counts = ", ".join(f"{control.writes[kind]} {kind}" for kind in ("stored", "ram"))
+            print(f"writes carried out: {counts}", flush=True)  # noqa: T201  (a command line)
     return 0

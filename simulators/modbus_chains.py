@@ -22,7 +22,7 @@ _NONE = {"int": 1, "suns": 1, "uint": 0, "enum": 0, "bitf": 0, "coun": 0, "acc1"
 """The beginning of a type: 1 = only the top bit says "not implemented", 0 = all bits, 2 = none."""
 
 _EXPONENTS = {"A_SF": -2, "V_SF": -1, "Hz_SF": -2, "Tmp_SF": -1, "SoC_SF": -1, "ChaState_SF": -1, "Pct_SF": -1}
-_EXPONENTS |= {"DCA_SF": -2, "DCV_SF": -1}
+_EXPONENTS |= {"DCA_SF": -2, "DCV_SF": -1, "InOutWRte_SF": -2, "MinRsvPct_SF": -2}
 
 METERS = frozenset({201, 202, 203, 204, 211, 212, 213, 214})
 
@@ -91,6 +91,21 @@ def chain_of(ids: Sequence[int], device: str = "inverter", maker: str = "edge-ga
     return Unit(device, ((BASE, at + 2),), tuple(cells), constants)
 
 
+def exponent_of(scale: str) -> int:
+    """Return the power of ten that a scale factor of this name has here."""
+    return _EXPONENTS.get(scale, 0)
+
+
+def models_of(unit: Unit) -> dict[int, int]:
+    """Return where a chain has each of its models, the first of its kind."""
+    found: dict[int, int] = {}
+    at = BASE + 2
+    while (number := unit.constants.get(at, END_MODEL)) != END_MODEL:
+        found.setdefault(number, at)
+        at += 2 + unit.constants[at + 1]
+    return found
+
+
 def _length(rows: Table) -> int:
     fixed = max(row.at + row.words for row in rows.points.values())
     return fixed - 2 + REPETITIONS * rows.stride
@@ -112,7 +127,7 @@ def _constant(address: int, row: Row, model: int, maker: str) -> dict[int, int]:
         data = (told if model == 1 else "").encode().ljust(2 * row.words, b"\0")
         return {address + index: word for index, word in enumerate(struct.unpack(f">{row.words}H", data))}
     if row.type == "sunssf":
-        return {address: _EXPONENTS.get(row.name, 0) & 0xFFFF}
+        return {address: exponent_of(row.name) & 0xFFFF}
     if row.type.startswith("float"):
         return {address: 0x7FC0 if row.words == 2 else 0x7FF8}
     kind = _NONE.get(row.type[:4], 0)
@@ -133,7 +148,7 @@ def _shown(model: int, row: Row, repetition: int) -> _Shows | None:
 
 
 def _cell(address: int, row: Row, shows: _Shows) -> Cell:
-    exponent = _EXPONENTS.get(row.scale or "", 0)
+    exponent = exponent_of(row.scale or "")
 
     def raw(now: Balance) -> int:
         if row.type.startswith("float"):

@@ -47,6 +47,8 @@ class Unit:
         words = [self.constants.get(address, 0) for address in range(first, first + count)]
         served: dict[str, Served] = {}
         for cell in self.cells:
+            if cell.address >= first + count or cell.address + cell.words <= first:
+                continue
             raw = cell.raw(balance)
             for index, word in enumerate(_words(raw, cell.words)):
                 if 0 <= cell.address + index - first < count:

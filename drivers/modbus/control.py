@@ -1,75 +1,38 @@
 """The `control` table of a register map: each mode as a sequence of writes and its undoing. Pure: writes nothing.
 
 Its steps name entries of the map's `writable` table, which gives type, limits and whether a register lies in flash. A
-setting's value is handled as its bits as they lie on the wire, so that what was saved is written back exactly.
+setting's value is handled as its bits as they lie on the wire, so that what was saved is written back exactly. How the
+table stands in the file, and what is refused, is in `control_table`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_DOWN, Decimal
 
-import msgspec
-from msgspec import Meta
-
-from drivers.api import ConfigError, RefusedError, Value
-from drivers.battery.modes import MODES, Mode, ModeFacts, Request, Write
+from drivers.api import RefusedError, Value
+from drivers.battery.modes import Mode, ModeFacts, Request, Write
 from drivers.modbus.planner import Request as Registers
-from drivers.modbus.planner import Space
-from drivers.modbus.register_map import RegisterMap, Writable
-from drivers.modbus.registers import WORDS, Encoding, WordOrder, decode
-from drivers.settings import Table, convert
+from drivers.modbus.registers import Encoding, decode, scale_exponent
 
-Address = Annotated[int, Meta(ge=0, le=0xFFFF)]
-Number: TypeAlias = Literal["u16", "s16", "u32", "s32", "f32"]
-
-SAVED = "saved"
-"""As a step's value: what the setting had before the mode."""
 LIMITS: Mapping[Mode, str] = {"charge": "charge_w", "discharge_to_load": "discharge_w"}
 """Which of the device's own limits bounds a mode's power."""
 
 
-class _ReadTable(Table, frozen=True, forbid_unknown_fields=True):
-    address: Address
-    type: Number
-    order: WordOrder = "big"
-    space: Space = "holding"
-    scale: Decimal = Decimal(1)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a SunSpec device has a setting: `at` and `scale_at` count from the header of its first such model."""
 
-
-class _StepTable(Table, frozen=True, forbid_unknown_fields=True):
-    set: str
-    to: int | float | str
-    always: bool = False
-
-
-class _ModeTable(Table, frozen=True, forbid_unknown_fields=True):
-    do: Annotated[list[_StepTable], Meta(min_length=1, max_length=16)]
-    undo: Annotated[list[_StepTable], Meta(min_length=1, max_length=16)]
-    revert_s: Annotated[int, Meta(ge=15, le=86_400)] | None = None
-
-
-class _OutageTable(Table, frozen=True, forbid_unknown_fields=True):
-    quantity: str
-    values: list[str]
-
-
-class _ControlTable(Table, frozen=True, forbid_unknown_fields=True):
-    modes: dict[Mode, _ModeTable]
-    reads: dict[str, _ReadTable] = msgspec.field(default_factory=dict)
-    limits: dict[str, str] = msgspec.field(default_factory=dict)
-    witnesses: list[str] = msgspec.field(default_factory=list)
-    restless: list[str] = msgspec.field(default_factory=list)
-    outage: _OutageTable | None = None
-    settle_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    model: int
+    at: int
+    scale_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value the device lets us write, or only read (`writable` false)."""
+    """One value the device lets us write, or only read (`writable` false); with a `place` it has no address yet."""
 
     registers: Registers
     encoding: Encoding
@@ -78,15 +41,36 @@ class Setting:
     writable: bool = True
     least: Decimal = Decimal(0)
     most: Decimal = Decimal(0)
+    place: Place | None = None
+
+    def placed(self, address: int, data: bytes) -> Setting:
+        """Return the setting of a device whose model lies at `address` and holds `data`; raises RefusedError."""
+        if self.place is None:
+            return self
+        end = self.place.at + self.registers.count
+        if 2 * max(end, (self.place.scale_at or 0) + 1) > len(data):
+            raise RefusedError(f"model {self.place.model} of this device ends before register {end}")
+        exponent: int | None = 0
+        if self.place.scale_at is not None:
+            exponent = scale_exponent(int.from_bytes(data[2 * self.place.scale_at :][:2], "big"))
+        if exponent is None:
+            raise RefusedError(f"model {self.place.model} has no scale factor now")
+        registers = replace(self.registers, address=address + self.place.at)
+        encoding = replace(self.encoding, scale=self.encoding.scale.scaleb(exponent))
+        return replace(self, registers=registers, encoding=encoding)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A setting and what it gets: a number, an argument of the command, or what was saved."""
+    """A setting and what it gets: a number, an argument of the command, or what was saved.
+
+    With `per` a power is divided by that reading: percent of a rated power, amperes of a voltage.
+    """
 
     setting: str
     to: Decimal | str
     always: bool = False
+    per: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +99,33 @@ class Control:
     outage: tuple[str, frozenset[str]] | None = None
     settle_s: float = 0.0
 
+    @property
+    def models(self) -> frozenset[int]:
+        """The SunSpec models that its settings are in; none where the map gives their addresses."""
+        return frozenset(one.place.model for one in self.settings.values() if one.place is not None)
+
+    @property
+    def divisors(self) -> frozenset[str]:
+        """The readings that powers are divided by."""
+        return frozenset(step.per for mode in self.modes.values() for step in mode.do if step.per is not None)
+
+    def placed(self, found: Mapping[int, tuple[int, bytes]]) -> Control:
+        """Return the control of a device with these models: id → address and registers from the header on."""
+        settings = {
+            name: one if one.place is None else one.placed(*found[one.place.model])
+            for name, one in self.settings.items()
+        }
+        return replace(self, settings=settings)
+
     def is_outage(self, values: Mapping[str, object]) -> bool | None:
         """Tell from a sample whether the grid is gone; None where it does not say."""
         if self.outage is None or not isinstance(state := values.get(self.outage[0]), str):
             return None
         return state in self.outage[1]
 
-    def sequence(self, request: Request, limits: Mapping[str, int]) -> tuple[Write, ...]:
+    def sequence(
+        self, request: Request, limits: Mapping[str, int], divisors: Mapping[str, Decimal] | None = None
+    ) -> tuple[Write, ...]:
         """Return a request's writes; its power is cut to the device's own limit."""
         most_w = limits.get(LIMITS.get(request.mode, ""))
         power_w = request.power_w if request.power_w is None or most_w is None else min(request.power_w, most_w)
@@ -131,6 +135,8 @@ class Control:
             number = given.get(step.to) if isinstance(step.to, str) else step.to
             if number is None:
                 raise RefusedError(f"{request.mode} needs {step.to}")
+            if step.per is not None:
+                number = self._shared(step, Decimal(number), (divisors or {}).get(step.per))
             writes.append(self._write(step, bits(step.setting, self.settings[step.setting], Decimal(number))))
         return tuple(writes)
 
@@ -143,7 +149,10 @@ class Control:
             if isinstance(step.to, Decimal):
                 writes.append(self._write(step, bits(step.setting, self.settings[step.setting], step.to)))
             elif step.setting in saved:
-                writes.append(self._write(step, saved[step.setting]))
+                raw, setting = saved[step.setting], self.settings[step.setting]
+                if 0 <= raw < 1 << 16 * setting.registers.count and number(setting, raw) is None:
+                    raise RefusedError(f"{step.setting} had no value, so nobody knows what to put back")
+                writes.append(self._write(step, raw))
         return tuple(writes)
 
     def touched(self, mode: Mode) -> tuple[str, ...]:
@@ -159,93 +168,19 @@ class Control:
             if isinstance(step.to, Decimal)
         }
 
+    def _shared(self, step: Step, power_w: Decimal, divisor: Decimal | None) -> Decimal:
+        """Return a power in what the setting counts, never more of it than asked for."""
+        if divisor is None or divisor <= 0:
+            raise RefusedError(f"the device does not tell {step.per} now")
+        scale = self.settings[step.setting].encoding.scale
+        shared = (power_w / divisor / scale).to_integral_value(ROUND_DOWN) * scale
+        if not shared:
+            raise RefusedError(f"{power_w} W is less than one step of {step.setting}")
+        return shared
+
     def _write(self, step: Step, value: int) -> Write:
         setting = self.settings[step.setting]
         return Write(step.setting, value, setting.stored, step.always, setting.compared)
-
-
-def parse_control(register_map: RegisterMap) -> Control | None:
-    """Return a map's control table checked, None where it has none; raises ConfigError below `control`."""
-    if not register_map.control:
-        return None
-    try:
-        return _control(convert(register_map.control, _ControlTable), register_map.writable)
-    except ConfigError as error:
-        raise error.under("control") from error
-
-
-def _control(table: _ControlTable, writable: Mapping[str, Writable]) -> Control:
-    settings = {name: _setting(one, compared=name not in table.restless) for name, one in writable.items()}
-    for name, read in table.reads.items():
-        if name in settings:
-            raise ConfigError(f"reads.{name}", "stands under `writable` too", "give one of the two another name")
-        settings[name] = Setting(
-            Registers(read.space, read.address, WORDS[read.type]),
-            Encoding(read.type, WORDS[read.type], read.order, read.scale),
-            writable=False,
-        )
-    if unknown := sorted(table.limits.keys() - set(LIMITS.values())):
-        raise ConfigError(f"limits.{unknown[0]}", "no such limit", f"known: {', '.join(LIMITS.values())}")
-    if unknown := [name for name in table.restless if name not in writable]:
-        raise ConfigError("restless", "no such entry under `writable`", "correct the name", unknown[0])
-    for key, names in (("limits", [*table.limits.values()]), ("witnesses", table.witnesses)):
-        if unknown := [name for name in names if name not in settings]:
-            raise ConfigError(key, "no such entry under `reads`", "declare it there", unknown[0])
-    modes = {mode: _sequence(mode, row, settings) for mode, row in table.modes.items()}
-    outage = None if table.outage is None else (table.outage.quantity, frozenset(table.outage.values))
-    return Control(settings, modes, {**table.limits}, tuple(table.witnesses), outage, table.settle_ms / 1000)
-
-
-def _setting(one: Writable, *, compared: bool) -> Setting:
-    encoding = one.encoding
-    if encoding.type in {"enum", "bits"}:
-        least, most = Decimal(0), Decimal((1 << 16 * encoding.words) - 1)
-    else:
-        least, most = one.minimum or Decimal(0), one.maximum or Decimal(0)
-    registers = Registers("holding", one.address, encoding.words)
-    return Setting(registers, encoding, one.stored, compared, least=least, most=most)
-
-
-def _sequence(mode: Mode, row: _ModeTable, settings: Mapping[str, Setting]) -> Sequence:
-    if mode == MODES[0]:
-        raise ConfigError(f"modes.{mode}", "is what undoing leads to", "remove it; each mode has its `undo`")
-    do = tuple(
-        _step(f"modes.{mode}.do.{n}", step, settings, {"power_w", "soc_percent"}) for n, step in enumerate(row.do)
-    )
-    undo = tuple(_step(f"modes.{mode}.undo.{n}", step, settings, {SAVED}) for n, step in enumerate(row.undo))
-    undone = {step.setting for step in undo}
-    for number, step in enumerate(do):
-        if settings[step.setting].stored and step.always:
-            raise ConfigError(
-                f"modes.{mode}.do.{number}.always", f"{step.setting} lies in flash and would wear out", "remove it"
-            )
-        if settings[step.setting].stored and step.setting not in undone:
-            raise ConfigError(
-                f"modes.{mode}.do.{number}", f"{step.setting} is stored and never undone", "add it to `undo`: saved"
-            )
-    if not any(step.setting in undone for step in do):
-        raise ConfigError(f"modes.{mode}.undo", "undoes nothing of `do`", "undo at least the setting that commands")
-    if row.revert_s is not None and not any(step.always for step in do):
-        raise ConfigError(f"modes.{mode}.do", "no step restarts the revert timer", "mark it with `always: true`")
-    return Sequence(do, undo, row.revert_s)
-
-
-def _step(key: str, row: _StepTable, settings: Mapping[str, Setting], words: set[str]) -> Step:
-    setting = settings.get(row.set)
-    if setting is None or not setting.writable:
-        raise ConfigError(f"{key}.set", "no such entry under `writable`", "declare it there", row.set)
-    if isinstance(row.to, str) and row.to in words:
-        return Step(row.set, row.to, row.always)
-    named = {text: number for number, text in setting.encoding.names.items()}
-    if isinstance(row.to, str) and row.to not in named:
-        known = ", ".join(sorted(words | named.keys()))
-        raise ConfigError(f"{key}.to", "no such value", f"a number or one of: {known}", row.to)
-    number = Decimal(str(named.get(row.to, row.to) if isinstance(row.to, str) else row.to))
-    try:
-        bits(row.set, setting, number)
-    except RefusedError as error:
-        raise ConfigError(f"{key}.to", str(error), "stay within the setting's limits", row.to) from error
-    return Step(row.set, number, row.always)
 
 
 def bits(name: str, setting: Setting, number: Decimal) -> int:
@@ -255,7 +190,7 @@ def bits(name: str, setting: Setting, number: Decimal) -> int:
     encoding = setting.encoding
     if encoding.type == "enum" and number not in encoding.names:
         raise RefusedError(f"{name} = {number} is none of {', '.join(encoding.names.values())}")
-    count = number / encoding.scale
+    count = (number - encoding.offset) / encoding.scale
     width = 16 * encoding.words
     if encoding.type == "f32":
         raw = int.from_bytes(struct.pack(">f", count), "big")

@@ -13,6 +13,7 @@ from drivers.modbus.planner import Block, Limits, MovedError, Point, Request, pl
 from drivers.modbus.quality import Qualities, Quality
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.sunspec import BASES, discover
+from drivers.modbus.sunspec_points import Model
 from drivers.quantities import QUANTITIES
 
 PLAN_AGAIN_MS = 3_600_000
@@ -45,6 +46,7 @@ class Device:
         self._over = register_map if register_map is not None and register_map.is_sunspec else None
         self._is_sunspec = register_map is None or self._over is not None
         self._base = 0
+        self._models: tuple[Model, ...] = ()
         self._suspects: dict[Request, int] = {}
         self._spoilt: Counter[Request] = Counter()
         self.connected()
@@ -94,6 +96,12 @@ class Device:
         values = self.qualities.take(self.map.derived.finish(values), now_ms)
         await self._ask_again(link, now_ms)
         return values
+
+    async def models(self, link: Reads) -> tuple[Model, ...]:
+        """Return the unit's SunSpec models, the same tuple until it is connected anew; raises as a read."""
+        if self.map is None:
+            self.map = await self._discover(link)
+        return self._models
 
     def describe(self) -> dict[str, Json]:
         """Return maker, model and serial as far as the unit told, and how its counters count."""
@@ -275,7 +283,7 @@ class Device:
             try:
                 request = walk.send(data)
             except StopIteration as end:
-                self.identity = dict(end.value.identity)
+                self.identity, self._models = dict(end.value.identity), end.value.models
                 found: RegisterMap = end.value.register_map()
                 return found if self._over is None else self._over.over(found)
 

@@ -31,7 +31,7 @@ from drivers.battery.keeper import Keeper, key_of
 from drivers.battery.policy import check
 from drivers.battery.settings import BatterySettings
 from drivers.modbus.battery import ModbusBattery
-from drivers.modbus.control import parse_control
+from drivers.modbus.control_table import parse_control
 from drivers.modbus.device import Device
 from drivers.modbus.endpoints import Endpoint, Framing, Parity, SerialEndpoint, TcpEndpoint
 from drivers.modbus.library import find
@@ -47,6 +47,11 @@ log = logging.getLogger(__name__)
 
 SUNSPEC = "sunspec"
 """As a map's name: the device says itself where its registers are."""
+
+NO_MODE_REMEDY = (
+    "remove it; without it the device is only read",
+    "remove it, or name `sunspec_storage` where the device has model 124",
+)
 
 LOST_AFTER = 2
 """A device is lost when it missed this many rounds in a row; one lost answer on a radio link is no event."""
@@ -387,7 +392,7 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
             device.unit for device in settings.devices.values() if device.battery and device.battery.owned_by == "agent"
         ),
     )
-    keepers = [_keeper(name, settings, maps[name], link, context) for name in settings.devices]
+    keepers = [_keeper(device, settings, maps[device.name], link, context) for device in devices]
     return Modbus(context, settings, link, devices, tuple(keeper for keeper in keepers if keeper is not None))
 
 
@@ -404,19 +409,20 @@ def _check_learning(settings: Settings) -> None:
 
 
 def _keeper(
-    name: str, settings: Settings, register_map: RegisterMap | None, link: Link, context: Context
+    read: Device, settings: Settings, register_map: RegisterMap | None, link: Link, context: Context
 ) -> Keeper | None:
     """Return what commands a device's battery; None where its table does not ask for it."""
-    device = settings.devices[name]
+    name, device = read.name, settings.devices[read.name]
     if device.battery is None:
         return None
     try:
         control = None if register_map is None else parse_control(register_map)
         if control is None:
-            raise ConfigError("battery", "the map tells no mode", "remove it; without it the device is only read")
+            raise ConfigError("battery", "the map tells no mode", NO_MODE_REMEDY[device.map == SUNSPEC])
         if device.unit == BROADCAST:
             raise ConfigError("unit", "every unit would be written", "give the device's own number", BROADCAST)
-        battery = ModbusBattery(link, device.unit, device.timeout_s or settings.timeout_s, control)
+        timeout_s = device.timeout_s or settings.timeout_s
+        battery = ModbusBattery(link, device.unit, timeout_s, control, lambda: read.models(link))
         check(device.battery, battery.modes, settings.poll_s)
     except ConfigError as error:
         raise error.under(f"devices.{name}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -41,7 +42,8 @@ class Writable:
     """A register that may be written, and with what; the numbers are in the value's unit, not in counts.
 
     `stored` registers lie in flash and wear out; `block` wants function 16 even for one register; `at_most` names a
-    quantity of the device that bounds the value, too.
+    quantity of the device that bounds the value, too. One of a SunSpec `model` has no address of its own: the device
+    says where the model is.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Writable:
     stored: bool = True
     block: bool = False
     at_most: str | None = None
+    model: int | None = None
+    point: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +148,14 @@ class _WithheldTable(Table, frozen=True, forbid_unknown_fields=True):
 
 
 class _WritableTable(Table, frozen=True, forbid_unknown_fields=True):
-    address: Address
     type: Type
+    address: Address | None = None
+    model: int | None = None
+    point: str = ""
     order: WordOrder | None = None
     words: Annotated[int, Meta(ge=1, le=4)] | None = None
     scale: Decimal = Decimal(1)
+    offset: Decimal = Decimal(0)
     names: dict[int, str] = msgspec.field(default_factory=dict)
     unit: str = ""
     min: Decimal | None = None
@@ -177,8 +184,9 @@ class _MapTable(Table, frozen=True, forbid_unknown_fields=True):
     writable: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
+@lru_cache(maxsize=16)
 def parse(name: str, yaml_text: str) -> RegisterMap:
-    """Return the map in a YAML text; raises ConfigError with key, value and remedy."""
+    """Return the map in a YAML text, the same for the same text; raises ConfigError with key, value and remedy."""
     table = convert(load_yaml(yaml_text), _MapTable)
     _check_tables(table)
     points = tuple(_point(table, f"points.{key}", key, row) for key, row in table.points.items())
@@ -392,11 +400,25 @@ def _writable(table: _MapTable, name: str, row: Mapping[str, Any]) -> Writable:
         raise ConfigError(f"{key}.type", "text is not written", "choose a number, enum or bits", entry.type)
     _check_factor(key, entry.scale)
     words = _words(key, entry)
-    if entry.address + words > 0x10000:
-        raise ConfigError(f"{key}.address", "reaches past register 65535", "correct address or type", entry.address)
-    encoding = Encoding(entry.type, words, entry.order or table.order, entry.scale, names=entry.names)
+    if (entry.address is None) == (entry.model is None) or (entry.model is None) != (not entry.point):
+        raise ConfigError(f"{key}.address", "is where?", "give `address`, or `model` and `point` of SunSpec")
+    if entry.model is not None and not table.sunspec:
+        raise ConfigError(f"{key}.model", "the map is not for SunSpec", "give the `address`", entry.model)
+    address = entry.address or 0
+    if address + words > 0x10000:
+        raise ConfigError(f"{key}.address", "reaches past register 65535", "correct address or type", address)
+    encoding = Encoding(
+        entry.type,
+        words,
+        entry.order or table.order,
+        entry.scale,
+        sentinels=frozenset(table.sentinels.get(entry.type, [])),
+        names=entry.names,
+        offset=entry.offset,
+    )
     bounds = (entry.min, entry.max)
-    return Writable(name, entry.address, encoding, entry.unit, *bounds, entry.stored, entry.block, entry.at_most)
+    place = (entry.model, entry.point)
+    return Writable(name, address, encoding, entry.unit, *bounds, entry.stored, entry.block, entry.at_most, *place)
 
 
 def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Sequence[Point]) -> None:
@@ -412,7 +434,8 @@ def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Se
         if one.minimum is None or one.maximum is None or len(bounds) < 2 or one.minimum > one.maximum:
             raise ConfigError(key, "has no limits", "give `min` and `max`, in the value's unit")
         least, most = _range(one.encoding)
-        if not least <= one.minimum / one.encoding.scale <= one.maximum / one.encoding.scale <= most:
+        low, high = sorted((bound - one.encoding.offset) / one.encoding.scale for bound in (one.minimum, one.maximum))
+        if one.model is None and not least <= low <= high <= most:  # SunSpec's scale is the device's
             raise ConfigError(key, f"its limits do not fit {one.encoding.type}", "correct limits, scale or type")
         if one.at_most is not None and one.at_most not in quantities and not table.sunspec:
             raise ConfigError(f"{key}.at_most", "no such point", "name a point of this map", one.at_most)

@@ -6,13 +6,11 @@ import json
 from decimal import Decimal
 
 import pytest
+from playing import first_sample
 
-from drivers.api import Context, Sample
-from drivers.contract import DictMemory, FastClock
 from drivers.modbus import library
-from drivers.modbus.driver import create
 from simulators.house import House
-from simulators.inverter import InverterServer, configure, played
+from simulators.inverter import InverterServer, commanded, configure, played
 from simulators.modbus_chains import chain_of
 from simulators.modbus_maps import unit_of
 
@@ -20,31 +18,6 @@ NOON_MS = 1_780_239_600_000 + 12 * 3_600_000
 EVENING_MS = NOON_MS + 8 * 3_600_000
 MAPS = [name for name in library.known() if not library.find(name).is_sunspec]
 HYBRID_CHAINS = [(1, 101, 160, 124), (1, 113, 160, 203, 802), (1, 701, 714, 713, 213), (1, 102, 160, 802, 201, 204)]
-
-
-async def first_sample(unit, device_map, now, server=InverterServer, **device):
-    """What the real driver reads of a simulated unit."""
-    server = server({1: unit}, lambda: now)
-    await server.start()
-    line = {"host": "127.0.0.1", "port": server.port, "poll_s": 3600, "gap_ms": 0, "connect_delay_ms": 0}
-    driver = create(
-        Context("modbus", FastClock(), str), line | {"devices": {"inverter": {"map": device_map, **device}}}
-    )
-    arrived = asyncio.get_running_loop().create_future()
-
-    async def emit(item, remember=None):
-        del remember
-        if isinstance(item, Sample) and not arrived.done():
-            arrived.set_result(item)
-
-    task = asyncio.ensure_future(driver.run(emit, DictMemory()))
-    try:
-        async with asyncio.timeout(10):
-            return (await arrived).values, driver
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await server.close()
 
 
 def near(value, watt_seconds, step="0.1"):
@@ -162,14 +135,16 @@ def test_the_command_plays_an_image_a_chain_and_a_map_of_ones_own(tmp_path):
         (("--map", "nothing"), "no such register map"),
         (("--image", "/nowhere.json"), "is not a capture"),
         (("--chain", "64204"), "model 64204 is not known"),
-        (("--map", "goodwe_et", "--second-master", "30"), "the Huawei hybrid alone"),
-        (("--chain", "1", "103", "--refuse-write", "forced_command"), "the Huawei hybrid alone"),
-        (("--units", "sunspec", "--second-master", "30"), "the Huawei hybrid alone"),
+        (("--map", "kaco", "--second-master", "30"), "nothing of this can be written"),
+        (("--map", "goodwe_et", "--refuse-write", "forced_command"), "one of ems_mode, ems_power_w, reserve_percent"),
+        (("--chain", "1", "103", "--refuse-write", "forced_command"), "nothing of this can be written"),
+        (("--units", "sunspec", "--second-master", "30"), "nothing of this can be written"),
     ],
 )
 def test_an_option_that_cannot_be_played_says_why(words, said):
+    asked = options(*words)
     with pytest.raises(ValueError, match=said):
-        played(options(*words))
+        commanded(asked, played(asked), lambda: 0)
 
 
 @pytest.mark.parametrize("code", [2, 10, 11])

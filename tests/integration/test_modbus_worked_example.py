@@ -1,20 +1,17 @@
 """docs/modbus.md: its worked example is a map that loads, is played and reads back, and its message is what is said."""
 
-import asyncio
 import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from playing import first_sample
 
-from drivers.api import ConfigError, Context, Sample
-from drivers.contract import DictMemory, FastClock
+from drivers.api import ConfigError
 from drivers.modbus import library
-from drivers.modbus.driver import create
 from drivers.modbus.register_map import parse
 from edge_agent.__main__ import main
 from simulators.house import House
-from simulators.inverter import InverterServer
 from simulators.modbus_maps import unit_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "modbus.md").read_text(encoding="utf-8")
@@ -22,31 +19,10 @@ EXAMPLE = next(text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL
 NOON = House(seed=1).at(1_780_239_600_000 + 12 * 3_600_000)
 
 
-async def read(unit, folder):
-    server = InverterServer({1: unit}, lambda: NOON)
-    await server.start()
-    table = {"host": "127.0.0.1", "port": server.port, "maps": str(folder), "devices": {"inverter": {"map": "acme_h5"}}}
-    driver = create(Context("modbus", FastClock(), str), table)
-    arrived = asyncio.get_running_loop().create_future()
-
-    async def emit(item, remember=None):
-        del remember
-        if isinstance(item, Sample) and not arrived.done():
-            arrived.set_result(item.values)
-
-    task = asyncio.ensure_future(driver.run(emit, DictMemory()))
-    try:
-        async with asyncio.timeout(10):
-            return await arrived
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await server.close()
-
-
 async def test_the_worked_example_is_played_and_reads_back(tmp_path):
     (tmp_path / "acme_h5.yaml").write_text(EXAMPLE)
-    values = await read(unit_of(library.find("acme_h5", str(tmp_path))), tmp_path)
+    unit = unit_of(library.find("acme_h5", str(tmp_path)))
+    values, _ = await first_sample(unit, "acme_h5", NOON, maps=str(tmp_path))
     assert values == {
         "inverter_state": "running",
         "ac_voltage_v": 202,

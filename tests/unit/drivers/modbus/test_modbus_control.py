@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from drivers.api import ConfigError, Context, RefusedError
 from drivers.battery.modes import ModeFacts, Request
 from drivers.contract import FastClock
-from drivers.modbus.control import Setting, bits, number, parse_control
+from drivers.modbus.control import Setting, bits, number
+from drivers.modbus.control_table import parse_control
 from drivers.modbus.driver import create
 from drivers.modbus.library import BESIDE, find, known
 from drivers.modbus.planner import Request as Registers
@@ -33,6 +34,9 @@ CHARGE = {
 }
 
 
+DIVISORS = {"watts_per_percent": Decimal(50)}
+
+
 def control(**table):
     return parse_control(parse("test", yaml.safe_dump(MAP | {"control": {"modes": {"charge": CHARGE}} | table})))
 
@@ -46,7 +50,7 @@ def test_every_shipped_control_table_can_be_read_and_undoes_all_it_stores(name):
         pytest.skip("only read")
     for mode in found.modes:
         saved = dict.fromkeys(found.touched(mode), 0)
-        done = {write.setting for write in found.sequence(Request(mode, "person", 0, 100, 50), {})}
+        done = {write.setting for write in found.sequence(Request(mode, "person", 0, 100, 50), {}, DIVISORS)}
         stored = {name for name in done if found.settings[name].stored}
         assert stored <= {write.setting for write in found.undoing(mode, saved)}
 
