@@ -111,6 +111,31 @@ def quoted(rows):
     return [text.strip() for row in rows for _, text in re.findall(r"(`+)(.+?)\1(?!`)", row)]
 
 
+def explained(package, language):
+    """Return what the section of messages explains: what stands in back quotes in the first column."""
+    text = (ROOT / "docs" / f"{package}{language}.md").read_text(encoding="utf-8")
+    section = re.split(r"^## (?:Messages|メッセージ一覧)$", text, flags=re.MULTILINE)[1]
+    return quoted(row.split("|")[1] for row in re.split(r"^## ", section)[0].splitlines() if row.startswith("|"))
+
+
+@cache
+def spoken(package):
+    """Return all texts in the source of a driver and of the agent, one a line."""
+    paths = [*(ROOT / "drivers" / package).glob("*.py"), *(ROOT / "edge_agent").glob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    texts = [template(node) for tree in trees for node in ast.walk(tree)]
+    return "\n".join(comparable(text) for text in texts if text)
+
+
+def health_fields(package):
+    """Return the names that a driver's status has."""
+    for _, tree in modules(package):
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            if function.name in {"status", "_way_there", "json"}:
+                keys = [key for node in ast.walk(function) if isinstance(node, ast.Dict) for key in node.keys]
+                yield from (text for key in keys if key is not None and (text := template(key)))
+
+
 def test_messages_are_found_in_all_the_ways_they_are_written():
     assert messages("route_b") >= {
         "there is no such port; is the dongle plugged in?",  # a table of reasons
@@ -142,3 +167,18 @@ def test_both_languages_explain_the_same_messages(package):
         {comparable(text) for text in quoted(page(package, language)) if " " in text} for language in ("", ".ja")
     )
     assert english ^ japanese == set()
+
+
+@pytest.mark.parametrize("language", ["", ".ja"], ids=["en", "ja"])
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_message_is_explained_that_nobody_says(package, language):
+    pieces = [piece for text in explained(package, language) for piece in comparable(text).split("…")]
+    assert len(pieces) > 20
+    assert [piece for piece in pieces if piece.strip() not in spoken(package)] == []
+
+
+@pytest.mark.parametrize("language", ["", ".ja"], ids=["en", "ja"])
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_field_of_health_is_named_on_the_page(package, language):
+    text = (ROOT / "docs" / f"{package}{language}.md").read_text(encoding="utf-8")
+    assert {field for field in health_fields(package) if f"`{field}`" not in text} == set()
