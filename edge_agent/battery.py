@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import re
 import sys
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,17 @@ from edge_agent.config import Configuration
 
 ACTIONS = ("status", "normal", "hold", "charge", "discharge_to_load", "reserve")
 _SPAN = re.compile(r"^(\d+(?:\.\d+)?)(s|m|min|h)?$")
+_METERS = {
+    "house_meter": "家のメーター / the house's meter",
+    "own_meter": "蓄電池機器のメーター / the device's own meter",
+}
+_BASES = {
+    "weekday": "同じ曜日{days}日 / {days} same weekdays",
+    "kind": "平日・休日の別で{days}日 / {days} days of the same kind",
+    "days": "最近の{days}日 / the last {days} days",
+    "configured": "設定値 / as configured",
+    "nothing": "まだ不明のため満充電まで / not known yet, so it is filled",
+}
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, None: 60}
 
 
@@ -114,17 +127,54 @@ def _seconds(text: str) -> float:
 def _lines(device: str, answer: dict[str, Any]) -> list[str]:
     """Return what a person wants to know of a battery, the mode first."""
     writes = answer.get("writes", {})
-    shown = {key: value for key, value in answer.items() if key not in {"mode", "writes", "allowed"}}
+    plan = answer.get("plan")
+    told = {"mode", "writes", "allowed"} | ({"plan", "schedule"} if isinstance(plan, dict) else set())
+    shown = {key: value for key, value in answer.items() if key not in told}
     counted = (
         f"{writes.get('ram')} to RAM, {writes.get('stored')} to flash "
         f"({writes.get('stored_today')} of {writes.get('stored_per_day')} today)"
     )
     return [
         f"{device}: {answer.get('mode')}",
+        *(f"  {line}" for line in (_planned(plan) if isinstance(plan, dict) else ())),
         *(f"  {key.replace('_', ' '):16} {_plain(value)}" for key, value in shown.items()),
         f"  {'writes':16} {counted}",
         f"  {'allowed':16} {', '.join(answer.get('allowed', [])) or 'none'}",
     ]
+
+
+def _planned(plan: dict[str, Any]) -> Iterator[str]:
+    """Say what the schedule wants, and what that rests on."""
+    why = plan.get("why", {})
+    yield f"計画 / plan: {plan.get('mode')}: {why.get('ja')} / {why.get('en')}"
+    if "cheap_from" in plan:
+        yield f"安い時間帯 / cheap hours: {_moment(plan['cheap_from'])} - {_moment(plan.get('cheap_to'))}"
+    if "goal_percent" in plan:
+        missing = "" if "missing_kwh" not in plan else f", 不足 / missing {plan['missing_kwh']} kWh"
+        yield f"終わりの目標 / goal at their end: {plan['goal_percent']} %{missing}"
+        if "expected_load_kwh" in plan:
+            flows = f"消費 / load {plan['expected_load_kwh']} kWh, 太陽光 / PV {plan.get('expected_pv_kwh')} kWh"
+            yield f"その後の見込み / expected then: {flows}, まで / until {_moment(plan.get('expected_until'))}"
+        basis = str(plan.get("expected_from"))
+        yield f"見込みの元 / from: {_BASES.get(basis, basis).format(days=plan.get('learnt_days', 0))}"
+    if "charging_begins" in plan:
+        yield f"充電開始 / charging from: {_moment(plan['charging_begins'])}"
+    if "power_w" in plan:
+        cut = " (契約により抑制 / cut by the contract)" if plan.get("cut_by_contract") else ""
+        yield f"充電電力 / power: {plan['power_w']} W{cut}"
+    if "house_w" in plan:
+        meter = _METERS.get(plan.get("house_from", ""), plan.get("house_from"))
+        yield f"家の消費 - 太陽光 / house less PV: {plan['house_w']} W ({meter})"
+    if "next_decision" in plan:
+        yield f"次の判断 / next decision: {_moment(plan['next_decision'])}"
+
+
+def _moment(told: object) -> str:
+    """Return a time without its year and zone."""
+    try:
+        return datetime.fromisoformat(str(told)).strftime("%m-%d %H:%M")
+    except ValueError:
+        return str(told)
 
 
 def _plain(value: object) -> str:

@@ -103,6 +103,8 @@ class Learnt:
         """Day since 1970-01-01 in Japan → its half hours."""
         self._current: _HalfHour | None = None
         self._changed: set[int] = set()
+        self.changes = 0
+        """How many half hours were learnt in this life, and days taken in from an earlier one."""
 
     def note(self, unix_ms: int | None, load_w: float, pv_w: float) -> None:
         """Take in load and PV of a moment; without a set clock they belong nowhere."""
@@ -170,6 +172,7 @@ class Learnt:
         day, slot = divmod(half_hour.number, SLOTS)
         self._days.setdefault(day, [None] * SLOTS)[slot] = flow
         self._changed.add(day % WEEKDAYS)
+        self.changes += 1
         self._forget(day)
 
     def _forget(self, today: int) -> None:
@@ -199,6 +202,7 @@ class Learnt:
         if days is None:
             return False
         self._days = days | self._days
+        self.changes += len(days)
         return True
 
 

@@ -56,6 +56,8 @@ class Scheduler:
         self._quarter = -1
         self._need: Need | None = None
         self._easy: list[tuple[int, float]] = []
+        self._known_changes = 0
+        """How much had been learnt when the need was worked out."""
         self._target_w = 0
         self._is_due = True
         """Whether the target is to be worked out anew."""
@@ -118,14 +120,17 @@ class Scheduler:
         return self._charge(known, now, left_ms)
 
     def _look_ahead(self, unix_ms: int) -> Span | None:
-        """Return the present cheap hours or the next; what they are to bring is worked out anew each quarter hour."""
+        """Return the present cheap hours or the next; each quarter hour is looked at what is needed for the time after.
+
+        That is worked out anew where another half hour was learnt.
+        """
         quarter = unix_ms // QUARTER_MS
         if quarter != self._quarter:
-            self._spans = spans(self._tariff, unix_ms)
+            self._spans, self._is_due = spans(self._tariff, unix_ms), True
         span = next((span for span in self._spans if unix_ms < span.end_ms), None)
-        if span is not None and (span != self._span or quarter != self._quarter):
+        if span is not None and (span != self._span or (self._is_due and self.learnt.changes != self._known_changes)):
             self._is_full = self._is_full and span == self._span
-            self._is_due = True
+            self._is_due, self._known_changes = True, self.learnt.changes
             self._need = need(self._settings, self._tariff, self.learnt, span)
             self._easy = easy_watts(self._settings, self._tariff, self.learnt, span)
         self._span, self._quarter = span, quarter
@@ -157,7 +162,7 @@ class Scheduler:
         is_waiting = self.plan.reason == "house_full" and self._is_too_soon(now)
         if power_w < LEAST_POWER_W or is_waiting:
             return replace(known, reason="house_full")
-        return replace(known, mode="charge", reason="charge", power_w=power_w, is_cut=is_cut)
+        return replace(known, mode="charge", reason="charge", power_w=power_w, is_cut=is_cut, begins_ms=None)
 
     def _ramped(self, now: Now, target_w: int) -> int:
         """Return the power on the way to a target: up in steps, down at once, a small change not at all."""

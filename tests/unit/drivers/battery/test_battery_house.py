@@ -1,7 +1,7 @@
 """What a house takes, from readings of one moment: the house's meter first, stale ones never."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.battery.house import FRESH_MS, TOGETHER_MS, Balance, Demand, House
@@ -91,6 +91,7 @@ READINGS = st.lists(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(READINGS)
 def test_whatever_is_read_a_demand_is_one_that_two_fresh_readings_gave(readings):
     house, now_ms, given_w = House(), 0, set()
