@@ -5,12 +5,14 @@ import asyncio
 import contextlib
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from drivers import contract
 from drivers.api import ConfigError, Context, Event, LinkError, RefusedError, Sample
 from drivers.battery.modes import MODES
+from drivers.battery.tariff import JST
 from drivers.contract import DictMemory, FastClock
 from drivers.modbus import commands
 from drivers.modbus.driver import create
@@ -366,7 +368,7 @@ async def test_a_driver_with_a_battery_keeps_the_seams_contract():
         server = InverterServer(units_of(["huawei"]), lambda: HALF_FULL)
         server.let_command(huawei_control(FastClock().unix_ms))
         await server.start()
-        table = {"map": "huawei_sun2000", "battery": OURS | {"tariff": ALWAYS_CHEAP}}
+        table = {"map": "huawei_sun2000", "battery": OURS | {"tariff": cheap_now()}}
         line = {"host": "127.0.0.1", "port": server.port, "poll_s": 0.1, "timeout_s": 0.2, "gap_ms": 0}
         try:
             yield contract.Rig(
@@ -381,11 +383,11 @@ async def test_a_driver_with_a_battery_keeps_the_seams_contract():
     await contract.check(create, bench)
 
 
-ALWAYS_CHEAP = {
-    "cheap": [{"from": "00:00", "to": "12:00"}, {"from": "12:00", "to": "24:00"}],
-    "capacity_kwh": 1000,
-    "margin_min": 0,
-}
+def cheap_now():
+    """Cheap hours around now that do not last long enough, so that charging begins at once."""
+    hour = datetime.now(JST).hour
+    window = {"from": f"{(hour - 1) % 24:02}:00", "to": f"{(hour + 3) % 24:02}:00"}
+    return {"cheap": [window], "capacity_kwh": 1000, "expected_load_kwh": 900, "learn": False, "margin_min": 0}
 
 
 @pytest.mark.parametrize(
@@ -422,7 +424,7 @@ def test_two_batteries_of_a_line_do_not_both_learn_what_the_house_takes():
 
 
 async def test_the_houses_meter_goes_before_the_meter_of_the_inverter(line):
-    async with line.running(line.build(OURS | {"tariff": ALWAYS_CHEAP | {"contract_w": 6000}})) as driver:
+    async with line.running(line.build(OURS | {"tariff": cheap_now() | {"contract_w": 6000}})) as driver:
 
         def plan():
             return driver.status()["batteries"]["inverter"]["plan"]
