@@ -328,9 +328,15 @@ async def test_a_meter_that_does_not_show_in_any_scan_is_lost_once(dongle, worki
     assert [event.kind for event in bench.events] == ["device_lost"]
 
 
+def set_back(clock, hours=23.5):
+    """Let the gateway's clock show 2026-05-31T00:30 and a little more, the half hour that the recorded notices name."""
+    clock.start_ms -= round(hours * 3_600_000)
+
+
 async def test_half_hourly_readings_are_timed_by_the_meter_and_passed_on_once(dongle, working):
-    async with working(dongle) as bench:
+    async with working(dongle, speed=60) as bench:
         await bench.until(lambda: bench.half_hours)
+        set_back(bench.clock)
         dongle.datagram(C02)
         dongle.datagram(C02)
         await bench.until(lambda: len(bench.half_hours) >= 2)
@@ -347,8 +353,9 @@ async def test_half_hourly_readings_are_timed_by_the_meter_and_passed_on_once(do
 
 
 async def test_a_notification_that_wants_an_answer_gets_it(dongle, working):
-    async with working(dongle) as bench:
-        await bench.until(lambda: bench.samples)
+    async with working(dongle, speed=60) as bench:
+        await bench.until(lambda: bench.half_hours)
+        set_back(bench.clock, hours=6)
         dongle.datagram(H01)
         await dongle.until(lambda: bytes.fromhex(H02) in dongle.requests)
         await bench.until(lambda: len(bench.half_hours) == 2)
@@ -374,8 +381,9 @@ async def test_a_notification_before_the_unit_is_known_waits_for_it(dongle, work
         dongle.reply(data)
 
     dongle.answers["SKSENDTO"] = notify_first
-    async with working(dongle) as bench:
-        await bench.until(lambda: len(bench.half_hours) == 2)
+    async with working(dongle, speed=60) as bench:
+        set_back(bench.clock)
+        await bench.until(lambda: bench.half_hours)
     assert bench.half_hours[0].values["import_energy_at_30min_kwh"] == Decimal("1780.6")
 
 
@@ -393,8 +401,9 @@ async def test_another_meter_behind_a_new_session_is_asked_for_its_own_unit(dong
 
 
 async def test_a_half_hour_out_of_step_or_broken_is_dropped_and_counted(dongle, working):
-    async with working(dongle) as bench:
+    async with working(dongle, speed=60) as bench:
         await bench.until(lambda: bench.half_hours)
+        set_back(bench.clock)
         dongle.datagram("1081000102880105FF017301EA0B07EA051F001E010000458E")  # one second late
         dongle.datagram("1081000102880105FF017301EA0B07EA0D13001E000000458E")  # month 13
         dongle.datagram("1081000102880105FF017301EA0B07EA051F001E00FFFFFFFE")  # no count
@@ -616,14 +625,15 @@ def test_a_wrong_setting_is_named(change, key):
     assert caught.value.key == key
 
 
-def test_waits_between_joins_grow_to_the_ceiling_with_jitter_and_start_over(monkeypatch):
+def test_waits_between_joins_have_full_jitter_and_grow_from_5_to_300_seconds_and_start_over(monkeypatch):
     monkeypatch.undo()
+    drawn = []
+    monkeypatch.setattr(driver_module.random, "uniform", lambda low, high: drawn.append((low, high)) or high)
     waits = driver_module._Waits()
-    grown = [waits.next_s() for _ in range(12)]
-    assert grown[0] <= 5
-    assert 30 < max(grown) <= 300
+    assert [waits.next_s() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert {low for low, _ in drawn} == {0}
     waits.start_over()
-    assert waits.next_s() <= 5
+    assert waits.next_s() == 5
 
 
 @pytest.mark.parametrize("energy", ["0.0001", "0.0003", "0.1", "1", "100000.0", "12345678.9"])

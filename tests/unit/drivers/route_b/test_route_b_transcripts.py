@@ -318,6 +318,34 @@ async def test_a_second_pan_in_range_is_never_joined_however_strong_it_is(dongle
     assert dongle.count("SKSCAN") == 2  # the neighbour's alone was no reason to stop looking
 
 
+async def test_a_meter_that_does_not_show_is_scanned_for_ever_longer_and_then_given_up(dongle):
+    dongle.answers["SKSCAN"] = f"OK\r\nEVENT 22 {METER} 0\r\n"
+    async with conversation(dongle) as session:
+        await session.prepare()
+        assert await session.scan() is None
+        scans = [line for line in dongle.commands if line.startswith("SKSCAN")]
+        assert scans == [f"SKSCAN 2 FFFFFFFF {duration} 0" for duration in (4, 5, 6, 7, 8)]
+        dongle.answers["SKSCAN"] = lambda: (
+            dongle._usual("SKSCAN") if dongle.count("SKSCAN") == 9 else f"OK\r\nEVENT 22 {METER} 0\r\n"
+        )
+        assert (await session.scan()).pair_id == "CCDDEEFF"  # at the fourth of the second round
+    assert dongle.count("SKSCAN") == 9
+
+
+async def test_before_a_join_the_dongle_is_told_channel_network_and_neighbour(dongle):
+    async with conversation(dongle) as session:
+        await session.prepare()
+        pan = await session.scan()
+        dongle.commands.clear()
+        await session.join(pan)
+    assert dongle.commands == [
+        "SKSREG S2 31",
+        "SKSREG S3 6677",
+        f"SKADDNBR {METER} {MAC}",
+        f"SKJOIN {METER}",
+    ]
+
+
 async def test_a_request_that_lost_a_byte_on_its_way_to_the_dongle_is_asked_again_in_seconds(dongle):
     dongle.answers["SKSENDTO"] = lambda data: None if len(dongle.requests) == 1 else dongle.reply(data)
     async with conversation(dongle, limits=Limits(resend_s=0.01), command_s=0.2) as session:
