@@ -400,11 +400,11 @@ def things_of_image(content: str) -> list[Thing]:
         raise ValueError("no image of a node: it has no table `objects`")  # noqa: TRY004  (a file's content, not a type)
     made = []
     for eoj, properties in objects.items():
-        fixed = {int(code, 16): bytes.fromhex(edt) for code, edt in properties.items()}
-        readers: dict[int, Reader] = {code: _fixed(edt) for code, edt in fixed.items()}
+        readers = {int(code, 16): fixed(bytes.fromhex(edt)) for code, edt in properties.items()}
         made.append(Thing(bytes.fromhex(eoj), eoj, readers))
     return made
 
 
-def _fixed(edt: bytes) -> Reader:
+def fixed(edt: bytes) -> Reader:
+    """Return what reads a property that never changes."""
     return lambda _: edt

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import yaml
@@ -39,8 +39,12 @@ class LastingStep(Step, frozen=True, kw_only=True):
 
     for_s: Seconds | None = None
 
+    @property
+    def what(self) -> object:
+        """Return what it is that lasts: of steps with the same, the last one says when it ends."""
+        return type(self)
 
-S = TypeVar("S", bound=Step)
+
 Refuse = Callable[[Any], ConfigError | None]
 
 
@@ -106,7 +110,7 @@ async def play(
 ) -> None:
     """Call `act` with each step at its time, and `end` when it is over, unless a later one of its kind lasts on."""
     began_ms = clock.unix_ms()
-    last: dict[type[Step], Step] = {}
+    last: dict[object, Step] = {}
     moments: list[tuple[float, bool, Step]] = [(step.at_s, True, step) for step in steps]
     moments += [
         (step.at_s + step.for_s, False, step)
@@ -115,8 +119,9 @@ async def play(
     ]
     for at_s, begins, step in sorted(moments, key=lambda moment: (moment[0], moment[1])):
         await clock.sleep_until(began_ms + round(at_s * 1000))
+        what = step.what if isinstance(step, LastingStep) else step
         if begins:
-            last[type(step)] = step
+            last[what] = step
             act(step)
-        elif last.get(type(step)) is step:
+        elif last.get(what) is step:
             end(step)

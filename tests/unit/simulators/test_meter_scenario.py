@@ -11,6 +11,7 @@ from simulators import __main__ as command
 from simulators import meter, scenario
 from simulators.air import Radio
 from simulators.clock import SimulatedClock
+from simulators.echonet_steps import Silent
 from simulators.house import House
 from simulators.meter import MeterSettings, serve, settings_from
 from simulators.meter_steps import (
@@ -113,6 +114,13 @@ def test_all_else_a_j11_dongle_can_play():
               "damage": {"kind": "drop"}, "meter_clock": {"error_s": 1}}  # fmt: skip
     unfit = {word for word, kind in KINDS.items() if unfit_for_j11(kind(at_s=1, **needed.get(word, {}))) is not None}
     assert unfit == {"announce", "expire", "neighbour"}
+
+
+async def test_what_lasts_at_one_device_is_not_ended_by_another_of_its_kind():
+    clock, told = SteppedClock(), []
+    steps = (Silent(at_s=1, device="pv", for_s=10), Silent(at_s=2, device="battery", for_s=20))
+    await scenario.play(steps, clock, lambda _: None, lambda step: told.append((clock.now // 1000, step.device)))
+    assert told == [(11, "pv"), (22, "battery")]
 
 
 class SteppedClock:

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import re
 
 import pytest
 
-from simulators.echonet import Manners, Node
+from simulators import __main__ as command
 from simulators.echonet_devices import KINDS, MAKER, ev_percent, tank_l, things, things_of_image
+from simulators.echonet_node import Manners, Node
 from simulators.house import House
 from simulators.metering import CONTROLLER, NODE, Frame
 
@@ -120,3 +122,39 @@ def test_an_image_is_played_as_it_is(balance):
     node = Node(things_of_image(json.dumps({"objects": {"027901": {"E0": "0123", "9F": "00"}}})))
     (frame,) = ask(node, balance, 0x62, [(0xE0, b"")])
     assert frame.properties == ((0xE0, b"\x01\x23"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{at_s: 1, do: silent, device: fridge}", "device = 'fridge': no such device here; one of 013001, .*battery"),
+        ("{at_s: 1, do: move, to: 127.0.0.40}", "device: missing; say which node moves"),
+        ("{at_s: 1, do: move, device: pv, to: 300.1.1.1}", "to = '300.1.1.1': no IPv4 address"),
+        ("{at_s: 1, do: slow, seconds: [9, 3]}", "seconds = .*rising"),
+        ("{at_s: 1, do: curt}", "most: missing"),
+        ("{at_s: 1, do: unplug}", "do = 'unplug': .*one of silent, slow"),
+    ],
+)
+def test_a_scenario_that_makes_no_sense_here_is_refused_before_a_port_is_opened(text, said, tmp_path, capsys):
+    path = tmp_path / "home.yaml"
+    path.write_text(f"- {{at_s: 1, do: restart}}\n- {text}\n")
+    assert command.main(["echonet", "--apart", "--scenario", str(path)]) == 1
+    assert re.search(rf"home\.yaml: step 2: {said}", capsys.readouterr().err)
+
+
+def test_an_exchanged_device_has_another_name_and_the_same_counters(balance):
+    node = Node(things(["pv"]))
+    (before,) = ask(node, balance, 0x62, [(0x83, b""), (0x8D, b""), (0xE1, b"")])
+    node.exchange("NEXT")
+    (after,) = ask(node, balance, 0x62, [(0x83, b""), (0x8D, b""), (0xE1, b"")])
+    assert after.properties[1] == (0x8D, b"NEXT".ljust(12, b"\x00"))
+    assert before.properties[0] != after.properties[0]
+    assert before.properties[2] == after.properties[2]
+
+
+def test_unchanged_properties_are_announced_again_by_the_devices_that_have_them(balance):
+    frames = [frame for _, frame in Node(things(["pv", "battery"])).again({0x80, 0xCF}, balance)]
+    assert [(frame.source.hex(), [code for code, _ in frame.properties]) for frame in frames] == [
+        ("027901", [0x80]),
+        ("027d01", [0x80, 0xCF]),
+    ]
