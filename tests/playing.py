@@ -107,9 +107,9 @@ class SteppedClock:
 class Commanded:
     """A map's device whose battery can be commanded, at a house, and drivers that come and go with one memory."""
 
-    def __init__(self, register_map: RegisterMap, house: Balance, *, poll_s: float) -> None:
+    def __init__(self, register_map: RegisterMap, house: Balance, **line: Any) -> None:
         self.map = register_map
-        self.poll_s = poll_s
+        self._line = line
         self.clock = SteppedClock()
         unit = mapped(register_map)
         models = models_of(unit) if register_map.is_sunspec else None
@@ -121,7 +121,7 @@ class Commanded:
     def build(self, battery: Mapping[str, Any] | None) -> Driver:
         """Return a driver of the device."""
         device = {"map": self.map.name, "unit": 1, **({"battery": battery} if battery else {})}
-        table = {**AT_ONCE, "port": self.server.port, "poll_s": self.poll_s, "devices": {"inverter": device}}
+        table = {**AT_ONCE, "port": self.server.port, "devices": {"inverter": device}, **self._line}
         return create(Context("modbus", self.clock, str), table)
 
     @contextlib.asynccontextmanager
@@ -141,6 +141,11 @@ class Commanded:
         driver._leave = nothing  # type: ignore[attr-defined]  # what a kill leaves out
         async with self.running(driver):
             yield driver
+
+    def hang_up(self) -> None:
+        """Let the device drop its clients, as one that is started again does."""
+        for connection in list(self.server.connections):
+            connection.hang_up()
 
     async def rounds(self, count: int) -> None:
         """Let the driver read so many times more."""

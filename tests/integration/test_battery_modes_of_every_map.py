@@ -1,8 +1,10 @@
 """Every mode that a map offers: done by the device, kept alive, left, undone after a kill and after a refusal."""
 
+import re
 import struct
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from playing import Commanded
@@ -22,6 +24,13 @@ EVENING = replace(
 CONTROLLED = [name for name in library.known() if library.find(name).control]
 MODES = [(name, mode) for name in CONTROLLED for mode in library.find(name).control["modes"]]
 TIMED = [(name, mode) for name, mode in MODES if "revert_s" in library.find(name).control["modes"][mode]]
+CHARGING = [name for name, mode in MODES if mode == "charge"]
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = [
+    text
+    for page in ("modbus.md", "battery.md")
+    for text in re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 OURS = {"owned_by": "agent", "no_revert_timer": "accepted", "stored_writes_per_day": 200}
 ARGUMENTS = {
     "charge": {"power_w": TOLD_W},
@@ -48,8 +57,8 @@ def timer_s(name, mode):
 async def devices():
     opened = []
 
-    async def play(name, poll_s=5):
-        device = Commanded(library.find(name), EVENING, poll_s=poll_s)
+    async def play(name, poll_s=5, **line):
+        device = Commanded(library.find(name, line.get("maps")), EVENING, poll_s=poll_s, **line)
         await device.server.start()
         opened.append(device)
         return device
@@ -146,6 +155,60 @@ async def test_a_write_refused_anywhere_in_the_sequence_leaves_nothing_behind(de
             assert device.control.changed() == {}
             assert device.server.balance().battery_w == DISCHARGE_W
     assert device.receiver.kinds().count("battery_refused") == len(written)
+
+
+@pytest.mark.parametrize("name", CHARGING)
+async def test_a_device_that_was_started_again_and_dropped_its_link_is_normal_within_a_minute(devices, name):
+    device = await devices(name)
+    async with device.running(device.build(OURS)) as driver:
+        await told(driver, "charge")
+        began = device.clock.ms
+        device.control.restart()
+        device.hang_up()
+        while not device.receiver.errors:
+            await device.clock.step()
+        await device.receiver.until(lambda: device.control.changed() == {})
+        assert device.clock.ms - began <= 60_000
+        assert device.server.balance().battery_w == DISCHARGE_W
+
+
+async def test_a_start_that_only_a_witness_tells_ends_the_mode_within_a_minute(devices, tmp_path):
+    """The device of the manual: its link stays, but it says since when it runs."""
+    control = next(text for text in EXAMPLES if text.startswith("writable:\n  charge_w"))
+    points = next(text for text in EXAMPLES if text.startswith("maker: Acme"))
+    (tmp_path / "acme_h5.yaml").write_text(points[: points.index("writable:")] + control)
+    device = await devices("acme_h5", maps=str(tmp_path))
+    async with device.running(device.build(OURS)) as driver:
+        await told(driver, "charge")
+        assert device.server.balance().battery_w == -TOLD_W
+        began = device.clock.ms
+        device.control.restart()
+        while driver.status()["batteries"]["inverter"]["mode"] != "normal":
+            await device.rounds(1)
+        assert device.clock.ms - began <= 60_000
+        assert device.control.changed() == {}
+        assert driver.status()["batteries"]["inverter"]["last_ended"] == "the device was started again"
+
+
+@pytest.mark.parametrize("name", CHARGING)
+async def test_a_second_master_that_fights_gets_the_battery_and_keeps_what_he_set(devices, name):
+    device = await devices(name)
+    async with device.running(device.build(OURS)) as driver:
+        await told(driver, "charge")
+        fights = 0
+        while not driver.status()["batteries"]["inverter"].get("given_up"):
+            if device.server.balance().battery_w < 0:
+                device.control.interfere()
+                fights += 1
+            await device.rounds(1)
+            assert fights <= 4
+        assert fights == 4
+        assert "battery_given_up" in device.receiver.kinds()
+        await device.rounds(2)
+        assert device.control.changed() == {}
+        count = len(device.control.order)
+        await device.rounds(20)
+        assert len(device.control.order) == count
 
 
 @pytest.mark.parametrize("name", library.known())

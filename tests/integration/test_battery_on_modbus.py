@@ -240,23 +240,6 @@ async def test_after_a_cut_link_the_inverter_is_back_in_normal_within_a_minute(l
         await line.until(lambda: ("battery_mode", {"mode": "normal", "reason": "the link was lost"}) in line.events)
 
 
-@pytest.mark.parametrize("mode", ["charge", "discharge_to_load"])
-@pytest.mark.parametrize("nth", [0, 1, 2])
-async def test_a_refused_write_in_the_middle_of_a_sequence_leaves_nothing_behind(line, mode, nth):
-    names = {
-        "charge": ["forced_charge_w", "forced_period_min", "forced_command"],
-        "discharge_to_load": ["max_discharge_w", "working_mode"],
-    }[mode]
-    name = names[nth % len(names)]
-    async with line.running(line.build()) as driver:
-        await line.told(driver, "normal")
-        line.control.refusals[name] = [FAILURE]
-        with pytest.raises(RefusedError, match="exception 4"):
-            await line.told(driver, mode, power_w=1000)
-        assert line.control.changed() == {}
-        assert [kind for kind, _ in line.events] == ["battery_refused", "battery_mode"]
-
-
 @pytest.mark.slow
 async def test_normal_that_is_refused_with_exception_4_is_tried_until_it_is_done(line):
     async with line.running(line.build()) as driver:
@@ -288,24 +271,6 @@ async def test_a_setting_that_does_not_take_its_value_is_found_by_its_read_back(
         assert line.control.changed() == {}
 
 
-@pytest.mark.slow
-async def test_a_second_master_that_fights_gets_the_battery_and_a_person_hears_of_it(line):
-    async with line.running(line.build()) as driver:
-        await line.told(driver, "charge", power_w=1000, for_s=36_000)
-        fights = 0
-        while not driver.status()["batteries"]["inverter"].get("given_up"):
-            if line.control["forced_command"] == 1:
-                line.control.foreign("forced_command", 0)
-                fights += 1
-            await asyncio.sleep(0.02)
-            assert fights < 20
-        assert fights >= 4
-        await line.until(lambda: "battery_given_up" in [kind for kind, _ in line.events])
-        count = len(line.control.order)
-        await asyncio.sleep(0.5)
-        assert len(line.control.order) == count
-
-
 async def test_somebody_who_commands_already_is_not_interrupted(line):
     async with line.running(line.build()) as driver:
         await line.told(driver, "normal")
@@ -314,18 +279,6 @@ async def test_somebody_who_commands_already_is_not_interrupted(line):
         with pytest.raises(RefusedError, match="somebody else commands the battery"):
             await line.told(driver, "charge", power_w=1000)
         assert line.control.order == []
-
-
-@pytest.mark.slow
-async def test_if_the_agent_never_returns_the_inverter_ends_a_charge_by_its_own_timer(line):
-    driver = line.build()
-    async with line.running(driver):
-        await line.told(driver, "charge", power_w=1000, for_s=36_000)
-        driver._leave = _nothing  # killed: nobody says farewell
-    assert not line.control.is_normal
-    began = line.clock.boot_ms()
-    await line.until(lambda: line.control.is_normal)
-    assert line.clock.boot_ms() - began <= 121_000
 
 
 async def _nothing():
@@ -340,24 +293,6 @@ async def test_power_is_clamped_to_the_table_and_to_the_device(line):
     async with line.running(line.build(OURS | {"max_charge_w": 700})) as driver:
         await line.told(driver, "charge", power_w=8000)
         assert line.control["forced_charge_w"] == 700
-
-
-async def test_the_house_follows_the_command(line):
-    line.server.let_command(line.control)
-    samples = []
-    driver = line.build()
-
-    async def emit(item, remember=None):
-        await line.emit(item, remember)
-        if not isinstance(item, Event) and item.device == "inverter":
-            samples.append(item.values["battery_power_w"])
-
-    task = asyncio.ensure_future(driver.run(emit, line.memory))
-    await line.told(driver, "charge", power_w=1000)
-    await line.until(lambda: samples[-1] == -1000)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 @pytest.mark.slow
