@@ -12,7 +12,7 @@ from drivers.api import MalformedError
 from drivers.route_b import echonet
 from drivers.route_b.echonet import Frame, FrameError, decode, encode
 
-VECTORS = sorted((Path(__file__).parents[3] / "data" / "echonet").iterdir())
+VECTORS = sorted(path.parent for path in (Path(__file__).parents[3] / "data" / "echonet").glob("*/frame.hex"))
 FRAMES = {folder.name: bytes.fromhex((folder / "frame.hex").read_text()) for folder in VECTORS}
 POLL = FRAMES["E02"]
 
