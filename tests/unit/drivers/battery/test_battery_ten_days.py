@@ -141,7 +141,7 @@ def test_the_reserve_is_there_when_the_cheap_hours_end(seed, start_ms):
 
 def test_most_days_nothing_is_bought_at_the_usual_price():
     bought = [day.bought_kwh for seed, start_ms in HOUSES for day in lived(seed, start_ms)[0]]
-    assert sum(kwh < 0.2 for kwh in bought) / len(bought) > 0.7, bought
+    assert sum(kwh < 0.2 for kwh in bought) / len(bought) > 0.7, bought  # 17 of 20
 
 
 @cache
