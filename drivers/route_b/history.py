@@ -31,7 +31,7 @@ POSSIBLE_YEARS = range(2010, 2100)
 NOTICED_FOR = timedelta(days=2)
 """EA and EB tell the last half hour; nothing that is much older can be meant."""
 EARLY = timedelta(minutes=10)
-"""A meter whose clock is ahead by more must say a moment again before it is taken."""
+"""A meter whose clock is off by more surprises, and must tell its date and time again."""
 MOST_OFF = timedelta(days=1)
 """Clocks that differ by more: no moment of the meter is taken."""
 
@@ -222,25 +222,18 @@ class Moments:
         """Tell whether the meter should be asked once more."""
         return bool(self._doubted)
 
-    def taken(
-        self, named: Iterable[datetime], now: datetime | None, newest: datetime | None, *, answered: bool
-    ) -> set[datetime]:
+    def taken(self, named: Iterable[datetime], now: datetime | None, *, answered: bool) -> set[datetime]:
         """Return those of one frame that can be; `now` by the best clock there is, `answered` for the answer to a Get.
 
-        A doubtful moment is taken when an answer names it again.
+        EA and EB tell the last half hour and no other: that one is sure. Any other is doubtful, for one spoilt digit
+        makes it of the last, and taken when an answer names it again.
         """
         moments = set(named)
-        sure = {at for at in moments if _is_sure(at, now, newest)}
+        sure = {at for at in moments if now is not None and timedelta() <= now - at < SLOT}
         doubtful = {at for at in moments - sure if _may_be(at, now)}
         confirmed = doubtful & self._doubted if answered else set()
         self._doubted = doubtful - confirmed
         return sure | confirmed
-
-
-def _is_sure(at: datetime, now: datetime | None, newest: datetime | None) -> bool:
-    if now is not None:
-        return -EARLY <= now - at <= NOTICED_FOR
-    return newest is not None and -MOST_OFF <= newest - at <= NOTICED_FOR
 
 
 def _may_be(at: datetime, now: datetime | None) -> bool:

@@ -52,12 +52,12 @@ class Minutes:
         self._doubted: AtMinute | None = None
         self._doubted_pairs: list[_Counts] | None = None
         self._pause = self._failures = 0
-        self._refuses = False
+        self._refused = self._refuses = False
         self.told = self.repaired = self.malformed = 0
 
     def joined(self) -> None:
         """Ask again what was refused: another firmware, or another meter, may answer."""
-        self._refuses, self._pause, self._failures = False, 0, 0
+        self._refused, self._refuses, self._pause, self._failures = False, False, 0, 0
 
     def replaced(self) -> None:
         """Forget the former meter: no gap is filled across the exchange."""
@@ -133,12 +133,15 @@ class Minutes:
         number = (newest - min(asked)) // MINUTE + 1
         try:
             pairs = await self._read(asks, newest, number, scaling)
+            if pairs is None and not self._refused:
+                self._refused = True
+                raise NoAnswerError("the meter refuses, and is asked once more")
         except (NoAnswerError, FrameError) as error:
             self._failures += 1
             self._pause = min(2**self._failures, LONGEST_PAUSE_POLLS)
             log.debug("%s: its minutes are not read now: %s", self._device, error)
             return
-        self._failures = 0
+        self._failures, self._refused = 0, pairs is None
         if pairs is None:
             self._refuses = True
             self._missing.clear()

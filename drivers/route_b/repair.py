@@ -25,6 +25,8 @@ LONGEST_PAUSE_POLLS = 32
 """After failures in a row, this many polls pass before the meter's memory is asked again."""
 PATIENT_FAILURES = 5
 """After so many the daily event is told all the same, with what is missing."""
+REFUSALS = 2
+"""So many in a row close the memory until the next join; a single one may be a spoilt digit."""
 CLOCK_OFF_MS = 60_000
 AGREE = timedelta(hours=1)
 """Two readings of a clock that differ by more are not of the same clock."""
@@ -63,7 +65,7 @@ class Repair:
         self._reported = reported if isinstance(reported, str) else ""
         self._wanted: dict[date, bool] = {}  # day → whether to tell also what was told before
         self._check = True
-        self._pause = self._failures = 0
+        self._pause = self._failures = self._refusals = 0
         self._doubted: tuple[date, _Readings] | None = None
         self._refuses = self._told_refusal = False
         self._now: datetime | None = None  # of the meter, when last heard of
@@ -85,7 +87,7 @@ class Repair:
     def joined(self) -> None:
         """Look at today and yesterday at the next opportunity."""
         self._forget_future()
-        self._check, self._refuses, self._pause = True, False, 0
+        self._check, self._refuses, self._pause, self._refusals = True, False, 0, 0
 
     def replaced(self) -> datetime | None:
         """Take nothing of the former meter's time from the new one; return that meter's last half hour."""
@@ -122,7 +124,7 @@ class Repair:
 
     def taken(self, named: Iterable[datetime], *, answered: bool) -> set[datetime]:
         """Return those of the moments of one frame that can be; `answered` when the frame answers a Get."""
-        return self._moments.taken(named, self.best_now(), self._ledger.newest(), answered=answered)
+        return self._moments.taken(named, self.best_now(), answered=answered)
 
     async def pass_on(self, at: datetime, readings: Mapping[int, Decimal | None]) -> None:
         """Emit what the meter notified for a half hour, unless it was passed on before."""
@@ -192,7 +194,7 @@ class Repair:
         """Return the meter's date and minute, twice the same where it surprises; raises NoAnswerError, FrameError."""
         now, asked_ms, of_clock = await self._ask_now(asks)
         expected = self.best_now()
-        if expected is None or abs(now - expected) > history.MOST_OFF:
+        if expected is None or abs(now - expected) > history.EARLY:
             first = now
             now, asked_ms, of_clock = await self._ask_now(asks)
             if abs(now - first) > AGREE:
@@ -253,11 +255,15 @@ class Repair:
         if readings is None:
             readings = await self._read_day(asks, day, now, registers)
         if readings is None:
+            self._refusals += 1
+            if self._refusals < REFUSALS:
+                raise NoAnswerError("the meter refuses to tell of its memory, and is asked once more")
             self._refuses = True
             self._wanted.clear()
             log.log(logging.DEBUG if self._told_refusal else logging.WARNING, "%s: %s", self._device, REFUSES)
             self._told_refusal = True
             return
+        self._refusals = 0
         self._doubt(day, readings, scaling)
         del self._wanted[day]
         await self._tell(day, readings, scaling, now, again=again)
@@ -293,8 +299,9 @@ class Repair:
                 raise NoAnswerError(f"the meter tells of {told} days ago where {ago} was asked")
             for slot, count in enumerate(counts):
                 readings[slot][register] = count
-        if (await self._meter_now(asks)).date() != now.date():
-            raise NoAnswerError("midnight came between")
+        then = await self._meter_now(asks)
+        if then.date() != now.date() or abs(then - now) > AGREE:
+            raise NoAnswerError(f"the meter said that it is {now}, and then {then}: midnight, or a spoilt digit")
         return readings
 
     async def _read_gap(self, asks: Asks, day: date, now: datetime, registers: Sequence[int]) -> _Readings | None:

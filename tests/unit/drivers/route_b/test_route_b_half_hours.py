@@ -187,7 +187,7 @@ async def test_a_refused_choice_of_the_day_is_told_as_refused(dongle, reading):
         with pytest.raises(RefusedError, match="does not let"):
             await home.bench.driver.command("history", {"days": [1]})
     assert len(data["missing"]["refused"]) == 48
-    assert home.asked("6101E5") == 1
+    assert home.asked("6101E5") == 2  # a single refusal may be a spoilt digit
 
 
 async def test_a_spoilt_digit_of_the_memory_is_read_again_and_never_passed_on(dongle, reading):

@@ -155,7 +155,7 @@ async def test_a_meter_that_does_not_open_its_minutes_is_not_asked_again_and_liv
         house.silent = False
         await asyncio.sleep(300)
         assert house.driver.status()["polls"] >= 25
-    assert house.asked_for("6101EF07") <= 2  # once a session
+    assert house.asked_for("6101EF07") == 2  # a single refusal may be a spoilt digit
     assert exact(house.told("1min")) < house_says(START, START, START + timedelta(hours=1))
 
 
@@ -172,7 +172,9 @@ async def test_a_meter_whose_clock_is_ahead_is_taken_at_its_own_word():
         await asyncio.sleep(600)
     ahead = timedelta(minutes=12)
     told = {(at - ahead, name, value) for at, name, value in exact(house.told("1min"))}
-    assert told == house_says(START, START, START + 9 * MINUTE)
+    first = min(at for at, _, _ in told)
+    assert first <= START + MINUTE
+    assert told == house_says(START, first, START + 9 * MINUTE)
 
 
 REGISTERS = range(45, 53)

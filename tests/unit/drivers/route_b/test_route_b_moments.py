@@ -20,7 +20,7 @@ SPOILT = {
     "the last moment there is": "270F0C1F171E00",
     "the first moment there is": "00010101000000",
 }
-SOUND = "07EA051F001E00"
+SOUND = "07EA0601001E00"
 
 
 def notice(moment):
@@ -35,50 +35,59 @@ def impatient(monkeypatch):
 @pytest.mark.parametrize("moment", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("has_clock", [True, False])
 async def test_a_spoilt_date_makes_no_half_hour_and_stands_before_none(dongle, working, moment, has_clock):
-    async with working(dongle) as bench:
+    async with working(dongle, speed=60) as bench:
         if not has_clock:
             bench.clock.unix_ms = lambda: None
         await bench.until(lambda: bench.half_hours)
+        bench.clock._since -= 31  # 31 minutes pass
         dongle.datagram(notice(moment))
         dongle.datagram(notice(SOUND))
         await bench.until(lambda: len(bench.half_hours) >= 2)
         seen = len(bench.samples)
         await bench.until(lambda: len(bench.samples) > seen + 1)
         assert bench.driver.status()["malformed_values"] >= 1
-        assert bench.driver._repair._ledger.newest() == datetime(2026, 6, 1, tzinfo=JST)
+        assert bench.driver._repair._ledger.newest() == datetime(2026, 6, 1, 0, 30, tzinfo=JST)
     assert {item.at.year for item in bench.half_hours} == {2026}
     assert [item.at for item in bench.half_hours] == [
         datetime(2026, 5, 31, 15, tzinfo=UTC),
-        datetime(2026, 5, 30, 15, 30, tzinfo=UTC),
+        datetime(2026, 5, 31, 15, 30, tzinfo=UTC),
     ]
 
 
-def test_by_a_clock_only_the_last_days_and_a_little_later_are_taken():
+def test_by_a_clock_only_the_last_half_hour_is_taken_at_once():
     moments = Moments()
-    for off, taken in ((-2 * DAY, True), (-2 * DAY - HOUR, False), (HOUR / 6, True), (HOUR, False), (2 * DAY, False)):
-        assert bool(moments.taken([NOON + off], NOON, None, answered=False)) is taken
+    for off, taken in (
+        (timedelta(0), True),
+        (-HOUR / 2 + timedelta(seconds=1), True),
+        (-HOUR / 2, False),
+        (-DAY, False),
+        (timedelta(seconds=1), False),
+        (2 * DAY, False),
+    ):
+        assert bool(moments.taken([NOON + off], NOON, answered=False)) is taken
 
 
-def test_what_a_meter_whose_clock_is_ahead_says_twice_is_taken_and_what_nothing_explains_never():
+def test_what_a_meter_whose_clock_is_off_says_twice_is_taken_and_what_nothing_explains_never():
     moments = Moments()
-    assert not moments.taken([NOON + HOUR], NOON, None, answered=False)
-    assert moments.doubtful
-    assert not moments.taken([NOON + HOUR], NOON, None, answered=False)  # a repeated notice proves nothing
-    assert moments.taken([NOON + HOUR], NOON, None, answered=True)
-    assert not moments.doubtful
-    for _ in range(3):
-        assert not moments.taken([NOON + 2 * DAY], NOON, None, answered=True)
+    for off in (HOUR, -HOUR, -2 * DAY):
+        assert not moments.taken([NOON + off], NOON, answered=False)
+        assert moments.doubtful
+        assert not moments.taken([NOON + off], NOON, answered=False)  # a repeated notice proves nothing
+        assert moments.taken([NOON + off], NOON, answered=True)
         assert not moments.doubtful
+    for off in (2 * DAY, -3 * DAY):
+        for _ in range(3):
+            assert not moments.taken([NOON + off], NOON, answered=True)
+            assert not moments.doubtful
 
 
-def test_without_a_clock_a_moment_far_from_the_newest_must_be_answered_again():
+def test_without_a_clock_each_moment_must_be_answered_again():
     moments = Moments()
-    assert not moments.taken([NOON], None, None, answered=True)
-    assert moments.taken([NOON], None, None, answered=True)
-    assert moments.taken([NOON + HOUR], None, NOON, answered=False)
-    assert not moments.taken([NOON + 2 * DAY], None, NOON, answered=False)
-    assert not moments.taken([NOON + 3 * DAY], None, NOON, answered=True)
-    assert moments.taken([NOON + 3 * DAY], None, NOON, answered=True)
+    for off in (timedelta(0), HOUR, -2 * DAY):
+        assert not moments.taken([NOON + off], None, answered=False)
+        assert not moments.taken([NOON + off + HOUR], None, answered=True)
+        assert not moments.taken([NOON + off], None, answered=True)
+        assert moments.taken([NOON + off], None, answered=True)
 
 
 def test_a_ledger_forgets_days_that_cannot_have_been():
