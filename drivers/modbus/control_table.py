@@ -80,6 +80,8 @@ def parse_control(register_map: RegisterMap) -> Control | None:
     try:
         return _control(convert(register_map.control, _ControlTable), register_map.writable)
     except ConfigError as error:
+        if error.key.startswith("writable."):
+            raise
         raise error.under("control") from error
 
 

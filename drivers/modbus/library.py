@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from drivers.api import ConfigError
+from drivers.modbus.control_table import parse_control
 from drivers.modbus.register_map import RegisterMap, parse
 
 LOCAL = Path("/etc/edge-gateway/modbus")
@@ -40,8 +41,10 @@ def find(name: str, own: str | None = None) -> RegisterMap:
     try:
         if path.stat().st_size > MAX_MAP_BYTES:
             raise ConfigError("", f"{path} is longer than {MAX_MAP_BYTES} bytes", "check that this is a register map")
-        return parse(name, path.read_text(encoding="utf-8"))
+        found = parse(name, path.read_text(encoding="utf-8"))
+        parse_control(found)  # also where nothing commands the device: a map is right as a whole or not at all
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("", f"{path} cannot be read: {error}", "check the file") from error
     except ConfigError as error:
         raise ConfigError("", f"{path}: {error}", "mend the map", name) from error
+    return found

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from playing import first_sample
 
-from drivers.api import ConfigError
+from drivers.api import ConfigError, Context
+from drivers.contract import FastClock
 from drivers.modbus import library
+from drivers.modbus.driver import create
 from drivers.modbus.register_map import parse
 from edge_agent.__main__ import main
 from simulators.house import House
@@ -66,6 +68,17 @@ def test_check_reads_the_maps_that_a_configuration_names(tmp_path, capsys, old, 
     if code:
         assert "acme_h5.yaml: points.ac_voltage_v" in out.out + out.err
         assert "did you mean 'address'?" in out.out + out.err
+
+
+def test_check_reads_how_a_map_commands_also_where_the_device_is_only_read(tmp_path):
+    control = (
+        "control: {modes: {reserve: {do: [{set: reserve, to: soc_percent}], undo: [{set: reserve, to: saved}]}}}\n"
+    )
+    (tmp_path / "acme_h5.yaml").write_text(EXAMPLE + control)
+    line = {"host": "h", "maps": str(tmp_path), "devices": {"inverter": {"map": "acme_h5"}}}
+    with pytest.raises(ConfigError, match=r"acme_h5.yaml: control.modes.reserve.do.0.set.*no such entry") as caught:
+        create(Context("solar", FastClock(), str), line)
+    assert caught.value.key == "devices.inverter.map"
 
 
 @pytest.mark.parametrize("name", library.known())

@@ -1,6 +1,7 @@
 """A map's control table: what it refuses, and how numbers become bits."""
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -99,12 +100,71 @@ def test_a_mode_is_its_writes_in_order_and_undone_in_order():
         ({"limits": {"amps": "watts"}}, "control.limits.amps", "no such limit"),
         ({"reads": {"watts": {"address": 5, "type": "u16"}}}, "control.reads.watts", "too"),
         ({"speed": 1}, "control.speed", "no such key"),
+        ({"timer": {"setting": "clock"}}, "control.timer.setting", "no such entry"),
+        ({"timer": {"setting": "watts"}}, "control.modes.charge.revert_s", "not what `do` sets the timer to"),
+        ({"timer": {"ends": {"clock": 0}}}, "control.timer.ends.clock.set", "no such entry"),
+        ({"timer": {"ends": {"command": "go"}}}, "control.timer.ends.command.to", "no such value"),
+        ({"reads": {"most_w": {"type": "u16"}}}, "control.reads.most_w.address", "is where"),
+        ({"reads": {"most_w": {"type": "u16", "model": 124, "point": "W"}}}, "reads.most_w.point", "no such point"),
+        ({"reads": {"most_w": {"type": "u32", "model": 124, "point": "WChaMax"}}}, "most_w.type", "1 registers"),
+        (
+            {"modes": {"charge": {**CHARGE, "do": [{"set": "watts", "to": 9, "per": "w"}, CHARGE["do"][1]]}}},
+            "do.0.per",
+            "only a power",
+        ),
+        (
+            {"modes": {"charge": {**CHARGE, "do": [{"set": "watts", "to": "power_w", "per": "w"}, CHARGE["do"][1]]}}},
+            "control.modes",
+            "no entry under `reads`",
+        ),
     ],
 )
 def test_a_table_that_could_leave_something_behind_is_refused_with_its_key(table, key, said):
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         control(**table)
     assert key in caught.value.key
+
+
+def test_a_sign_of_life_may_lie_in_flash_where_the_timer_lasts_for_hours():
+    seldom = {"charge": CHARGE | {"revert_s": 14_400, "do": [{"set": "watts", "to": 1, "always": True}]}}
+    assert control(modes=seldom).modes["charge"].facts == ModeFacts(14_400)
+
+
+def sunspec(**writable):
+    one = {"model": 124, "point": "OutWRte", "type": "s16", "min": 0, "max": 100}
+    return parse("test", yaml.safe_dump({"maker": "T", "sunspec": True, "writable": {"rate": one | writable}}))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "key"),
+    [
+        ({"address": 5}, "writable.rate.address"),
+        ({"model": None}, "writable.rate.address"),
+        ({"point": ""}, "writable.rate.address"),
+        ({"point": "NoPoint"}, "writable.rate.point"),
+    ],
+)
+def test_a_register_is_at_an_address_or_in_a_model(spoilt, key):
+    def checked(writable):
+        to = [{"set": "rate", "to": "saved"}]
+        modes = {"hold": {"do": [{"set": "rate", "to": 0}], "undo": to}}
+        return parse_control(replace(sunspec(**writable), control={"modes": modes}))
+
+    assert checked({}).models == {124}
+    with pytest.raises(ConfigError) as caught:
+        checked(spoilt)
+    assert caught.value.key == key
+
+
+def test_what_a_device_scales_is_undone_to_what_it_was_not_to_a_number():
+    modes = {"hold": {"do": [{"set": "rate", "to": 0}], "undo": [{"set": "rate", "to": 100}]}}
+    with pytest.raises(ConfigError, match="scaled by the device"):
+        parse_control(replace(sunspec(), control={"modes": modes}))
+
+
+def test_a_map_that_is_not_for_sunspec_has_no_models():
+    with pytest.raises(ConfigError, match="not for SunSpec"):
+        parse("test", yaml.safe_dump(MAP | {"writable": {"x": {"model": 124, "point": "OutWRte", "type": "s16"}}}))
 
 
 @given(
