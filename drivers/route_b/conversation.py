@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
 
 from drivers.api import Clock, Json, Memory
 from drivers.route_b.echonet import Frame
-from drivers.route_b.joining import Joining
+from drivers.route_b.joining import Begin, Joining
 from drivers.route_b.requests import Limits, Question, Requests
 from drivers.route_b.skstack import Noise, Pan
 
@@ -84,6 +84,10 @@ class Counters:
     strangers: int = 0  # datagrams of others, to other ports, or not encrypted
     foreign_pans: int = 0  # networks of other route-B IDs in the last scan
     resets: int = 0
+
+
+async def at_once() -> None:
+    """Let a join begin."""
 
 
 class Means(TypedDict, total=False):
@@ -169,8 +173,11 @@ class Conversation(ABC, Generic[Item]):
         """Return the strongest of the meter's networks, scanning longer each time; None when it does not show."""
 
     @abstractmethod
-    async def join(self, pan: Pan) -> None:
-        """Join the meter's network; raises NoAnswerError, or RefusedError when it answered and declined."""
+    async def join(self, pan: Pan, begin: Begin = at_once) -> None:
+        """Join the meter's network, awaiting `begin` just before that goes on the air.
+
+        Raises NoAnswerError, or RefusedError when it answered and declined.
+        """
 
     @abstractmethod
     def _told(self) -> dict[str, Json]:

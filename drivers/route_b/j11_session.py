@@ -9,9 +9,19 @@ from typing import Unpack
 
 from drivers.api import Json, LinkError, MalformedError, RefusedError
 from drivers.route_b import j11, skstack
-from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
+from drivers.route_b.conversation import (
+    MAX_PANS,
+    SCAN_DURATIONS,
+    Conversation,
+    Credentials,
+    Means,
+    Port,
+    Timeouts,
+    at_once,
+)
 from drivers.route_b.echonet import Frame
 from drivers.route_b.j11 import J11Reader, Message
+from drivers.route_b.joining import Begin
 from drivers.route_b.requests import NoAnswerError, SessionLostError
 from drivers.route_b.skstack import Pan
 
@@ -75,7 +85,7 @@ class J11Session(Conversation[Message]):
                 return max(self._pans, key=lambda pan: pan.lqi)
         return None
 
-    async def join(self, pan: Pan) -> None:
+    async def join(self, pan: Pan, begin: Begin = at_once) -> None:
         """Join the meter's network; raises NoAnswerError, or RefusedError when it answered and declined."""
         self._mac = pan.mac
         self._lose("joining")
@@ -92,6 +102,7 @@ class J11Session(Conversation[Message]):
         opened = await self._command(j11.request(j11.OPEN_PORT, j11.ECHONET_PORT.to_bytes(2)), j11.OPEN_PORT)
         if opened.result not in {j11.DONE, j11.ALREADY}:
             raise LinkError("the dongle does not open the ECHONET port")
+        await begin()
         outcome = await self._authenticate()
         if outcome == j11.REFUSED:
             raise RefusedError("the meter refuses the route-B ID or the password")

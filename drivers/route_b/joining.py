@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeAlias
 
 import msgspec
 
@@ -23,6 +25,10 @@ LOOK_S = 0.5
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+Begin: TypeAlias = Callable[[], Awaitable[None]]
+"""To be awaited just before a join goes on the air."""
+
+
 class Network(Protocol):
     """A dongle that can look for networks and join one; `skstack.Pan` describes a network of any dongle family."""
 
@@ -32,8 +38,11 @@ class Network(Protocol):
     async def scan(self) -> Pan | None:
         """Return the meter's network, or None."""
 
-    async def join(self, pan: Pan) -> None:
-        """Join it; raises NoAnswerError, or RefusedError when the meter answered and declined."""
+    async def join(self, pan: Pan, begin: Begin) -> None:
+        """Join it, awaiting `begin` once everything is ready for it.
+
+        Raises NoAnswerError, or RefusedError when the meter answered and declined.
+        """
 
 
 class Joining:
@@ -80,16 +89,20 @@ class Joining:
             self.state = "waiting"
             await asyncio.sleep(min(wait_s, LOOK_S))
         self.state = "joining"
-        self._last_s = loop.time()
-        if self._clock is not None:
-            await memory.update({"join": {"boot": _boot(), "at_ms": self._clock.boot_ms()}})
-        self.attempts += 1
         self.pan = pan
-        await network.join(pan)
+        began_s = loop.time()
+        await network.join(pan, partial(self._begin, memory))
         self.nothing_found = False
-        self.join_s = round(loop.time() - self._last_s, 1)
+        self.join_s = round(loop.time() - began_s, 1)
         self.joins += 1
         self.state = "joined"
+
+    async def _begin(self, memory: Memory) -> None:
+        """Write down that a join begins now, before it does: what follows may be the program's end."""
+        self._last_s = asyncio.get_running_loop().time()
+        self.attempts += 1
+        if self._clock is not None:
+            await memory.update({"join": {"boot": _boot(), "at_ms": self._clock.boot_ms()}})
 
     def _too_soon_s(self, memory: Memory) -> float:
         """Return how many seconds too early a join would begin now; not above 0 when it may."""

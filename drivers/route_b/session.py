@@ -16,8 +16,18 @@ from typing import Unpack
 from drivers.api import Json, LinkError, RefusedError
 from drivers.route_b import skstack
 from drivers.route_b.airtime import AirTime
-from drivers.route_b.conversation import MAX_PANS, SCAN_DURATIONS, Conversation, Credentials, Means, Port, Timeouts
+from drivers.route_b.conversation import (
+    MAX_PANS,
+    SCAN_DURATIONS,
+    Conversation,
+    Credentials,
+    Means,
+    Port,
+    Timeouts,
+    at_once,
+)
 from drivers.route_b.echonet import Frame
+from drivers.route_b.joining import Begin
 from drivers.route_b.requests import NoAnswerError, SessionLostError
 from drivers.route_b.skstack import Datagram, Dialect, Incoming, Line, Pan, PanaFrame, SkEvent, SkReader
 
@@ -164,7 +174,7 @@ class Session(Conversation[Incoming]):
             await asyncio.sleep(self._timeouts.late_beacon_s)
         return self._pans
 
-    async def join(self, pan: Pan) -> None:
+    async def join(self, pan: Pan, begin: Begin = at_once) -> None:
         """Join the meter's network; raises NoAnswerError, or RefusedError when it answered and declined."""
         self._mac, self._address = pan.mac, skstack.link_local(pan.mac)
         self._lose("joining")
@@ -175,6 +185,7 @@ class Session(Conversation[Incoming]):
         await self._command(skstack.command("SKSREG", "S3", f"{pan.pan_id:04X}"))
         await self._command(skstack.command("SKADDNBR", self._address, pan.mac))  # saves asking for the neighbour
         self._prepared = False
+        await begin()
         if not await self._authenticate():
             if self._pana_frames:
                 raise RefusedError("the meter refuses the route-B ID or the password")

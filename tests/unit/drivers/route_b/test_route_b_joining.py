@@ -36,7 +36,7 @@ class Air:
     """A network that is found at once and answers `answers`; remembers when it was joined."""
 
     def __init__(self, *, answers=True):
-        self.answers = answers
+        self.answers, self.ready_after_s = answers, 0
         self.joined_at = []
 
     async def prepare(self):
@@ -45,7 +45,9 @@ class Air:
     async def scan(self):
         return PAN
 
-    async def join(self, pan):
+    async def join(self, pan, begin):
+        await asyncio.sleep(self.ready_after_s)
+        await begin()
         self.joined_at.append(asyncio.get_running_loop().time())
         if not self.answers:
             raise NoAnswerError("nobody there")
@@ -98,6 +100,16 @@ async def test_a_program_that_dies_while_it_waits_for_its_turn_does_not_begin_to
             await asyncio.wait_for(started(machine, air, memory), 5)
     await started(machine, air, memory)
     assert air.joined_at == [0, 30]
+
+
+async def test_the_distance_is_that_of_the_joins_on_the_air_however_long_a_dongle_took_to_be_ready(boot):
+    machine, air, memory = Machine("first"), Air(), DictMemory()
+    one = Joining(ID, machine)
+    for ready_after_s in (12, 0, 5, 0):
+        air.ready_after_s = ready_after_s
+        await one.connect(air, memory)
+    await started(machine, air, memory)
+    assert air.joined_at == [12, 42, 77, 107, 137]
 
 
 async def test_after_a_new_boot_only_a_machine_that_has_just_started_waits(boot):
