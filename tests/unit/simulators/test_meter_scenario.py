@@ -8,7 +8,7 @@ import re
 import pytest
 
 from simulators import __main__ as command
-from simulators import meter, scenario
+from simulators import echonet_steps, meter, scenario
 from simulators.air import Radio
 from simulators.clock import SimulatedClock
 from simulators.echonet_steps import Silent
@@ -121,6 +121,14 @@ async def test_what_lasts_at_one_device_is_not_ended_by_another_of_its_kind():
     steps = (Silent(at_s=1, device="pv", for_s=10), Silent(at_s=2, device="battery", for_s=20))
     await scenario.play(steps, clock, lambda _: None, lambda step: told.append((clock.now // 1000, step.device)))
     assert told == [(11, "pv"), (22, "battery")]
+
+
+@pytest.mark.parametrize(("page", "kinds"), [("route_b", KINDS), ("echonet_ip", echonet_steps.KINDS)])
+@pytest.mark.parametrize("language", ["", ".ja"])
+def test_every_kind_of_step_stands_in_the_table_of_its_page(page, kinds, language, root):
+    rows = [line for line in (root / "docs" / f"{page}{language}.md").read_text().splitlines() if line.startswith("|")]
+    first = " ".join(row.split("|")[1] for row in rows)
+    assert {word for word in kinds if f"`{word}`" not in first} == set()
 
 
 class SteppedClock:
