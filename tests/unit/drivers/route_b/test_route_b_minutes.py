@@ -46,7 +46,7 @@ def exact(told):
     return set(told)
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_each_minute_is_the_houses_to_the_integer_across_midnight():
     async with home(EVENING).at_work() as house:
         await asyncio.sleep(3600 + 20)
@@ -58,7 +58,7 @@ async def test_each_minute_is_the_houses_to_the_integer_across_midnight():
     assert {0xC0, 0xEE, 0xEF} & house.asked_epcs() == set()  # nothing was missing
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_register_that_rolls_over_loses_no_minute():
     # Three digits of 0.0001 kWh are 0.0999 kWh: the import starts anew again and again.
     async with home(START + timedelta(hours=1), digits=3).at_work() as house:
@@ -70,7 +70,7 @@ async def test_a_register_that_rolls_over_loses_no_minute():
     assert any(later < earlier for earlier, later in itertools.pairwise(imports))
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_of_the_first_generation_is_never_asked_for_them():
     async with home(release="Q").at_work() as house:
         await asyncio.sleep(1800)
@@ -80,7 +80,7 @@ async def test_a_meter_of_the_first_generation_is_never_asked_for_them():
     assert "minutes" not in house.driver.status()
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_without_a_property_map_is_never_asked_for_them():
     async with home(release="R", without=frozenset({0x9F})).at_work() as house:
         await asyncio.sleep(600)
@@ -88,7 +88,7 @@ async def test_a_meter_without_a_property_map_is_never_asked_for_them():
     assert house.driver.status()["polls"] >= 19
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_that_lists_the_minute_and_refuses_it_is_learnt():
     house = home()
     del house.meter._readers[0xD0]
@@ -101,7 +101,7 @@ async def test_a_meter_that_lists_the_minute_and_refuses_it_is_learnt():
     assert house.driver.status()["failures"] == 0
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_minutes_that_a_silence_took_are_read_from_the_meters_memory_once():
     async with home().at_work() as house:
         await asyncio.sleep(600)
@@ -114,7 +114,7 @@ async def test_minutes_that_a_silence_took_are_read_from_the_meters_memory_once(
     assert 2 <= house.asked_for("6101EF07") <= 3
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_polls_further_apart_than_a_minute_leave_no_minute_out_and_days_are_read_all_the_same():
     async with home(poll_s=240, known_days=1).at_work() as house:
         await asyncio.sleep(3600)
@@ -125,7 +125,7 @@ async def test_polls_further_apart_than_a_minute_leave_no_minute_out_and_days_ar
     assert len({at for at, _, _ in house.told("30min")}) == 48 + 2
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_of_a_long_outage_the_last_hour_is_asked_for_and_no_more():
     async with home().at_work() as house:
         await asyncio.sleep(300)
@@ -139,7 +139,7 @@ async def test_of_a_long_outage_the_last_hour_is_asked_for_and_no_more():
     assert exact(house.told("1min")) <= house_says(START, START, START + timedelta(hours=5))
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_that_does_not_open_its_minutes_is_not_asked_again_and_live_values_go_on():
     house = home()
     taken = house.meter._take_value
@@ -159,14 +159,14 @@ async def test_a_meter_that_does_not_open_its_minutes_is_not_asked_again_and_liv
     assert exact(house.told("1min")) < house_says(START, START, START + timedelta(hours=1))
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_without_an_export_register_tells_no_export():
     async with home(without=frozenset({0xE3, 0xE4, 0xEB})).at_work() as house:
         await asyncio.sleep(600)
     assert {name for _, name, _ in house.told("1min")} == {IMPORT}
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_whose_clock_is_ahead_is_taken_at_its_own_word():
     async with home(clock_error_s=720).at_work() as house:
         await asyncio.sleep(600)
@@ -181,7 +181,7 @@ REGISTERS = range(45, 53)
 """Where the registers of D0 stand in the answer to a poll; before them its time, after them the clock (97)."""
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 @pytest.mark.parametrize("registers", [False, True])
 async def test_every_spoilt_byte_of_a_poll_gives_a_value_or_nothing_and_never_another_minute(registers):
     """Polls are further apart than minutes and no gap is filled, so that a minute misnamed would stand alone."""

@@ -194,7 +194,7 @@ async def test_a_question_that_reaches_the_meter_spoilt_moves_no_half_hour(ledge
 # The last half hour, as EA and EB tell it.
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 @pytest.mark.parametrize(("esv", "step"), [(0x73, 1), (0x74, 7), (0x72, 7)])
 async def test_every_change_of_one_byte_of_the_last_half_hour_gives_it_or_nothing(esv, step):
     home = Home(start_ms=ms(MIDNIGHT), without=frozenset({0xE2, 0xE4}), unit="0.01", digits=8)
@@ -228,7 +228,7 @@ def house_at(home, at, name):
     return Decimal((balance.import_ws if name == IMPORT else balance.export_ws) // 36_000) / 100
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_without_an_export_is_given_none_by_a_spoilt_property_code():
     home = Home(start_ms=ms(MIDNIGHT), without=frozenset({0xE3, 0xE4, 0xEB}))
     async with home.at_work():

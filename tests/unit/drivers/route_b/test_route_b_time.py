@@ -27,7 +27,7 @@ def error_ms(home):
     return abs(hint.unix_ms - START_MS - hint.boot_ms), hint.within_ms
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 @pytest.mark.parametrize("release", ["F", "R"])
 async def test_a_gateway_without_a_clock_learns_the_time_and_how_far_off_it_may_be(release):
     async with Home(clock=lost_clock(), poll_s=31, release=release).at_work() as home:
@@ -48,7 +48,7 @@ async def test_a_gateway_without_a_clock_learns_the_time_and_how_far_off_it_may_
     assert home.driver.status()["failures"] == 0
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_gateway_that_knows_the_time_does_not_ask_for_it_at_a_poll():
     async with Home().at_work() as home:
         await asyncio.sleep(3600)
@@ -57,7 +57,7 @@ async def test_a_gateway_that_knows_the_time_does_not_ask_for_it_at_a_poll():
     assert home.asked_for("6204E700E800E000E300") >= 119
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_that_has_no_clock_to_read_gives_no_hint_and_its_values_all_the_same():
     async with Home(clock=lost_clock(), without=frozenset({0x98})).at_work() as home:
         await asyncio.sleep(900)
@@ -65,7 +65,7 @@ async def test_a_meter_that_has_no_clock_to_read_gives_no_hint_and_its_values_al
     assert home.driver.status()["polls"] >= 29
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_a_meter_whose_clock_is_wrong_is_passed_on_as_it_is():
     async with Home(clock=lost_clock(), clock_error_s=-7200).at_work() as home:
         await asyncio.sleep(900)
@@ -73,7 +73,7 @@ async def test_a_meter_whose_clock_is_wrong_is_passed_on_as_it_is():
         assert abs(off_ms - 7_200_000) <= within_ms <= 31_000
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(noop_cycles=0)
 async def test_spoilt_digits_of_date_and_time_set_no_time():
     """Every twentieth answer has one bit of 97 or 98 spoilt: whatever is told, it is true and close."""
     dice, home, hints, clocks = random.Random(3), Home(clock=lost_clock(), poll_s=31), [], itertools.count(1)
