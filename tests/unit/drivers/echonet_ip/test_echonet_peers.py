@@ -8,7 +8,16 @@ from decimal import Decimal
 
 import pychonet.echonetapiclient
 import pytest
-from pychonet import ECHONETAPIClient, ElectricWaterHeater, HomeAirConditioner, HomeSolarPower, StorageBattery
+from pychonet import (
+    DistributionPanelMeter,
+    ECHONETAPIClient,
+    ElectricVehicleChargerDischarger,
+    ElectricWaterHeater,
+    HomeAirConditioner,
+    HomeSolarPower,
+    MultipleInputPCS,
+    StorageBattery,
+)
 from pychonet.lib.udpserver import UDPServer
 
 from simulators import echonet, echonet_devices
@@ -67,6 +76,27 @@ async def test_pychonet_finds_and_reads_ecocute_and_air_conditioner(home, peer):
     assert await heater.update([0xC1, 0xE1, 0xE2]) == {0xC1: 78, 0xE1: echonet_devices.tank_l(home.balance), 0xE2: 370}
     assert await room.update([0x80, 0xA0, 0xB0]) == {0x80: "on", 0xA0: "auto", 0xB0: "auto"}
     assert await room.update([0x84, 0xB3, 0xBB, 0xBE]) == {0x84: 450, 0xB3: 25, 0xBB: 26, 0xBE: 17}
+
+
+async def test_pychonet_reads_inverter_vehicle_charger_and_distribution_board(home, peer):
+    host = home.address(14)
+    await home.node(14, ["pcs", "ev", "panel"])
+    assert await peer.discover(host)
+    for code in (0xA5, 0x7E, 0x87):
+        assert await peer.getAllPropertyMaps(host, 0x02, code, 1)
+    balance = home.balance
+    both = MultipleInputPCS(host, peer, 1)
+    assert await both.update(0xE7) == balance.pv_w + balance.battery_w
+    assert await both.update(0xE0) == (balance.pv_ws + balance.discharge_ws - balance.charge_ws) // 3_600
+    charger = ElectricVehicleChargerDischarger(host, peer, 1)
+    assert await charger.update([0xC7, 0xD3, 0xDA]) == {0xC7: "Not Connected", 0xD3: 0, 0xDA: "Standby"}
+    board = DistributionPanelMeter(host, peer, 1)
+    assert await board.update([0xC0, 0xC1, 0xC2, 0xC6]) == {
+        0xC0: balance.import_ws // 3_600,
+        0xC1: balance.export_ws // 3_600,
+        0xC2: 0.001,
+        0xC6: balance.grid_w,
+    }
 
 
 async def test_what_pychonet_sets_at_the_air_conditioner_is_there_to_be_read(home, peer):
