@@ -24,6 +24,7 @@ EVENING = replace(
 CONTROLLED = [name for name in library.known() if library.find(name).control]
 MODES = [(name, mode) for name in CONTROLLED for mode in library.find(name).control["modes"]]
 TIMED = [(name, mode) for name, mode in MODES if "revert_s" in library.find(name).control["modes"][mode]]
+EVERY_MODE = {"charge", "hold", "discharge_to_load", "reserve"}
 CHARGING = [name for name, mode in MODES if mode == "charge"]
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = [
@@ -301,3 +302,18 @@ def test_a_charging_battery_fills_and_its_energies_never_run_backwards():
         last = now
     assert control.in_force == []
     assert last.soc_permille > 900
+
+
+def test_the_manual_tells_each_maps_modes_and_why_the_others_are_not_offered():
+    page = (DOCS / "battery.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    named = [
+        [set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows if len(row) == 4 and row[0] != " `map` "
+    ]
+    told = {name.pop(): (ends, lasts, lacks & EVERY_MODE) for name, ends, lasts, lacks in named}
+    assert told.keys() == {*library.known(), "sunspec"}
+    for name, (ends, lasts, lacks) in told.items():
+        offered = {mode for one, mode in MODES if one == name}
+        assert ends == {mode for one, mode in TIMED if one == name}, name
+        assert lasts == offered - ends, name
+        assert lacks == EVERY_MODE - offered, name
