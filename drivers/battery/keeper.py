@@ -32,6 +32,8 @@ MOST_SENDS = 3
 """A write whose read-back shows the former value is sent again at most so often."""
 MOST_FAREWELLS = 2
 """One lost answer must not leave a mode on for as long as the agent is stopped."""
+LEARNT = "house/learnt"
+"""Where what was learnt is remembered: the house stays the same when a device gets another name."""
 STUCK_AFTER = 3
 """Failed attempts to restore after which a person is told."""
 
@@ -89,7 +91,8 @@ class Keeper:
         self._memory: Memory | None = None
         self._owed: Owed | None = None
         self._alert = AlertWatch(settings.alert)
-        self._schedule = None if settings.tariff is None else Scheduler(settings, settings.tariff)
+        tariff = settings.tariff if settings.owned_by == "agent" else None
+        self._schedule = None if tariff is None else Scheduler(settings, tariff)
         self._has_recalled = False
         self._seen: dict[str, Value] = {}
         self._leaving = self._may_begin = self._was_out = False
@@ -243,8 +246,9 @@ class Keeper:
         """Want what the schedule wants."""
         held = self.policy.held if self._owner() == "schedule" else None
         held_w = held.power_w if held is not None and held.mode == "charge" else None
-        soc = self.policy.soc_percent(now_ms)
-        plan = schedule.decide(Now(now_ms, unix_ms, soc, held_w, self._keeps_power))
+        facts = self.policy.modes.get("charge")
+        is_stored = facts is not None and facts.keeps_power
+        plan = schedule.decide(Now(now_ms, unix_ms, self.policy.soc_percent(now_ms), held_w, is_stored))
         if plan.mode == "normal" or unix_ms is None or plan.need is None:
             if self._owner() == "schedule":
                 self.policy.end(plan.why)
@@ -252,16 +256,6 @@ class Keeper:
         until_ms = now_ms + plan.until_ms - unix_ms
         goal = plan.need.goal_percent if plan.mode == "charge" else None
         self._want(Request(plan.mode, "schedule", until_ms, plan.power_w, goal), now_ms)
-
-    @property
-    def _keeps_power(self) -> bool:
-        """Whether each power that the device is told lies in its flash afterwards."""
-        trials = (Request("charge", "schedule", 0, watts, self.settings.max_soc_percent) for watts in (1000, 1500))
-        try:
-            first, second = (self._controls.sequence(trial, {}) for trial in trials)
-        except RefusedError:
-            return False
-        return any(one.stored for one, other in zip(first, second, strict=False) if one.value != other.value)
 
     def _want(self, request: Request, now_ms: int) -> None:
         """Ask on behalf of nobody in person; a refusal is no error, only noted once."""
@@ -474,7 +468,7 @@ class Keeper:
             return
         self._has_recalled = True
         for weekday in range(WEEKDAYS):
-            if not self._schedule.learnt.recall(weekday, memory.get(f"{self._key}/learnt/{weekday}")):
+            if not self._schedule.learnt.recall(weekday, memory.get(f"{LEARNT}/{weekday}")):
                 log.warning("%s: what was learnt of the house makes no sense and is forgotten", self.device)
 
     async def _save_learnt(self) -> None:
@@ -485,7 +479,7 @@ class Keeper:
         if not changes or not self._may_begin:
             return
         try:
-            await self._memory.update({f"{self._key}/learnt/{weekday}": saved for weekday, saved in changes.items()})
+            await self._memory.update({f"{LEARNT}/{weekday}": saved for weekday, saved in changes.items()})
         except MalformedError as error:
             log.warning("%s: what is learnt of the house is not kept: %s", self.device, error)
 

@@ -55,11 +55,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class ModeFacts:
-    """One mode of a device: the seconds after which it falls back by itself (None: never), and what it takes."""
+    """One mode of a device: the seconds after which it falls back by itself (None: never), and what it takes.
+
+    `keeps_power` says that the power it is told lies in its flash.
+    """
 
     revert_s: int | None = None
     takes_power: bool = False
     takes_soc: bool = False
+    keeps_power: bool = False
 
 
 class Controls(Protocol):

@@ -39,7 +39,7 @@ class ModbusBattery:
         self._models = models
         self._placed_for: tuple[Model, ...] | None = None
         self._divisors: dict[str, Decimal] = {}
-        self.modes: Mapping[Mode, ModeFacts] = {mode: one.facts for mode, one in control.modes.items()}
+        self.modes: Mapping[Mode, ModeFacts] = control.facts()
         self.settle_s = control.settle_s
         self.witnesses = control.witnesses
 

@@ -109,6 +109,16 @@ class Control:
         """The readings that powers are divided by."""
         return frozenset(step.per for mode in self.modes.values() for step in mode.do if step.per is not None)
 
+    def facts(self) -> dict[Mode, ModeFacts]:
+        """Return what the policy needs to know of each mode."""
+        return {
+            mode: replace(
+                one.facts,
+                keeps_power=any(step.to == "power_w" and self.settings[step.setting].stored for step in one.do),
+            )
+            for mode, one in self.modes.items()
+        }
+
     def placed(self, found: Mapping[int, tuple[int, bytes]]) -> Control:
         """Return the control of a device with these models: id → address and registers from the header on."""
         settings = {

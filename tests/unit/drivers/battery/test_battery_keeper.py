@@ -669,7 +669,7 @@ async def test_what_was_learnt_of_the_house_outlives_the_agent():
 async def test_a_garbled_memory_of_the_house_is_forgotten_with_a_message(caplog):
     house = tariffed("23:00", "07:00", expected_load_kwh=3)
     for weekday in range(7):
-        house.memory.content[f"battery/battery/learnt/{weekday}"] = [{"20000": "A" * 192}, {"x": "y"}, 7][weekday % 3]
+        house.memory.content[f"house/learnt/{weekday}"] = [{"20000": "A" * 192}, {"x": "y"}, 7][weekday % 3]
     await house.rounds(60)
     assert house.keeper.status()["plan"]["expected_from"] == "configured"
     assert len([record for record in caplog.records if "makes no sense" in record.getMessage()]) >= 5
@@ -712,3 +712,22 @@ async def test_a_dead_grid_freezes_everything_and_says_how_long_the_battery_last
     ]
     await house.rounds(60)
     assert "outage" not in house.keeper.status()
+
+
+@pytest.mark.parametrize(("keeps_power", "first_w"), [(True, 2000), (False, 500)])
+async def test_a_power_that_lies_in_flash_is_told_whole(keeps_power, first_w):
+    house = tariffed("00:00", "01:00")
+    house.inverter.modes = MODES | {"charge": ModeFacts(120, takes_power=True, keeps_power=keeps_power)}
+    house.born()
+    await house.rounds(60)
+    assert house.inverter.sent[0] == ("power", first_w)
+
+
+async def test_a_third_partys_battery_has_no_plan_and_nothing_is_learnt_for_it():
+    house = tariffed("00:00", "24:00")
+    house.settings = BatterySettings("third_party", tariff=house.settings.tariff)
+    house.more |= {"grid_power_w": 400}
+    house.born()
+    await house.rounds(7200)
+    assert "plan" not in house.keeper.status()
+    assert house.memory.content == {}

@@ -189,6 +189,15 @@ def test_a_device_that_keeps_its_power_in_flash_is_told_seldom():
     assert home.soc == pytest.approx(90, abs=1)
 
 
+def test_what_is_not_needed_any_more_is_not_charged_even_into_flash():
+    home = Home(scheduler(battery()), at("2026-06-04T06:35"), soc=70.0, is_stored=True)
+    assert home.minute().power_w == 2000
+    while home.unix_ms < at("2026-06-04T06:45"):
+        home.minute()
+    home.soc = 88.0
+    assert home.minute().power_w == 800
+
+
 def test_a_house_that_takes_more_is_given_way_at_once_and_the_power_comes_back_slowly():
     home = Home(scheduler(battery(contract_w=3000)), at("2026-06-04T03:00"))
     for _ in range(6):

@@ -207,3 +207,8 @@ def test_the_examples_of_the_manual_are_taken_as_they_stand():
         assert driver.warnings() == []
     found = parse_control(parse("acme_h5", yaml.safe_dump(MAP | table)))
     assert found.modes["charge"].facts == ModeFacts(60, takes_power=True)
+
+
+@pytest.mark.parametrize(("name", "keeps"), [("huawei_sun2000", False), ("goodwe_et", True), ("sungrow_sh", True)])
+def test_a_schedule_is_told_whether_a_charging_power_lies_in_flash(name, keeps):
+    assert parse_control(find(name)).facts()["charge"].keeps_power is keeps
