@@ -14,9 +14,27 @@ from collections.abc import Callable, Coroutine
 from typing import Literal, TypeAlias
 
 from simulators import pana
-from simulators.air import CHANNEL, LQI, Neighbour, Peer, Radio, Times, link_local
-
-__all__ = ["Dialect", "Dongle", "Neighbour", "Peer", "Radio"]
+from simulators.air import CHANNEL, LQI, Peer, Radio, Times, link_local
+from simulators.sk_words import (
+    ADDRESS,
+    BAD_BYTES,
+    BAD_COUNT,
+    BAD_VALUE,
+    CHANNEL_NUMBER,
+    ECHO,
+    FAILED,
+    LIMITED,
+    PAIR,
+    PAN,
+    REGISTERS,
+    RSSI,
+    SENT,
+    UNKNOWN,
+    CommandError,
+    exactly,
+    hex_number,
+    read_head,
+)
 
 Dialect: TypeAlias = Literal["a1", "c2", "dss"]
 
@@ -25,40 +43,10 @@ DONGLE_ADDRESS = "FE80:0000:0000:0000:021D:1291:0000:0574"
 EVERYONE = "FF02:0000:0000:0000:0000:0000:0000:0001"
 ECHONET_PORT = 0x0E1A
 _LINE_LIMIT = 8192
-_MOST_DATA = 0x4D0
 _CHANNELS = 28
 _JOIN_S = 4.0
 _JOIN_FAILS_S = 38.0
-_ECHO_REGISTER, _CHANNEL_REGISTER, _PAN_REGISTER, _PAIR_REGISTER, _RSSI_REGISTER = 0xFE, 0x02, 0x03, 0x0A, 0xA2
-_LIMIT_REGISTER, _SENT_REGISTER = 0xFB, 0xFD
-
 _VERSIONS = {"a1": "1.2.10", "c2": "1.5.2", "dss": "1.5.2"}
-_DEFAULTS = {
-    0x01: "00000000",
-    _CHANNEL_REGISTER: "21",
-    _PAN_REGISTER: "FFFF",
-    0x07: "00000000",
-    _PAIR_REGISTER: "CCDDEEFF",
-    0x15: "0",
-    0x16: "00000384",
-    0x17: "1",
-    0xA0: "1",
-    0xA1: "1",
-    _RSSI_REGISTER: "0",  # A1 takes it and adds no word: clients set it without asking which module they have
-    0xF0: "0",
-    _LIMIT_REGISTER: "0",
-    _SENT_REGISTER: "00000000",
-    _ECHO_REGISTER: "1",
-    0xFF: "0",
-}
-_ADDRESS = re.compile(r"[0-9A-Fa-f]{4}(:[0-9A-Fa-f]{4}){7}")
-
-
-class CommandError(Exception):
-    """A command that the dongle answers with FAIL ERnn."""
-
-
-_UNKNOWN, _BAD_COUNT, _BAD_VALUE, _UART, _FAILED = "ER04", "ER05", "ER06", "ER09", "ER10"
 
 
 class Dongle:
@@ -122,7 +110,7 @@ class Dongle:
             pass
         if len(self._buffer) > _LINE_LIMIT:
             self._buffer.clear()
-            self._fail(_UART)
+            self._fail(BAD_BYTES)
 
     @property
     def in_touch(self) -> bool:
@@ -188,7 +176,7 @@ class Dongle:
         self.session = False
         self._id = ""
         self._password = ""
-        self._registers = dict(_DEFAULTS)
+        self._registers = dict(REGISTERS)
         self._sent_ms = 0.0
         self._limited = False
         for task in (self._activity, self._lifetime, self._resting, self._leaving):
@@ -222,7 +210,7 @@ class Dongle:
             elif (command := self._commands.get(words[0].upper())) is not None:
                 command(words[1:])
             else:
-                raise CommandError(_UNKNOWN)
+                raise CommandError(UNKNOWN)
         except CommandError as error:
             self._fail(str(error))
 
@@ -236,10 +224,10 @@ class Dongle:
             self._binary = int(words[1]) == 0
             self._write(b"OK\r")
         else:
-            raise CommandError(_BAD_VALUE)
+            raise CommandError(BAD_VALUE)
 
     def _info(self) -> None:
-        channel, pan = self._registers[_CHANNEL_REGISTER], self._registers[_PAN_REGISTER]
+        channel, pan = self._registers[CHANNEL_NUMBER], self._registers[PAN]
         side = "FFFE" if self._a1 else "0"
         self._ok(f"EINFO {DONGLE_ADDRESS} {DONGLE_MAC} {channel} {pan} {side}")
 
@@ -248,41 +236,41 @@ class Dongle:
         self._ok()
 
     def _set_password(self, words: list[str]) -> None:
-        length, password = _exactly(words, 2)
-        if not 1 <= _hex(length, 2) <= 32 or len(password) != _hex(length, 2):
-            raise CommandError(_BAD_VALUE)
+        length, password = exactly(words, 2)
+        if not 1 <= hex_number(length, 2) <= 32 or len(password) != hex_number(length, 2):
+            raise CommandError(BAD_VALUE)
         self._password = password
         self._ok()
 
     def _set_id(self, words: list[str]) -> None:
-        (route_b_id,) = _exactly(words, 1)
+        (route_b_id,) = exactly(words, 1)
         if len(route_b_id) != 32:
-            raise CommandError(_BAD_VALUE)
+            raise CommandError(BAD_VALUE)
         self._id = route_b_id
-        self._registers[_PAIR_REGISTER] = route_b_id[-8:]
+        self._registers[PAIR] = route_b_id[-8:]
         self._ok()
 
     def _register(self, words: list[str]) -> None:
         if len(words) not in {1, 2}:
-            raise CommandError(_BAD_COUNT)
-        number = _hex(words[0][1:], 2)
+            raise CommandError(BAD_COUNT)
+        number = hex_number(words[0][1:], 2)
         if not words[0].upper().startswith("S") or number not in self._registers:
-            raise CommandError(_BAD_VALUE)
+            raise CommandError(BAD_VALUE)
         if len(words) == 1:
             self._ok(f"ESREG {self._registers[number]}")
             return
-        if number != _PAIR_REGISTER:
-            _hex(words[1], 8)
-        if number == _CHANNEL_REGISTER and not 0x21 <= int(words[1], 16) <= 0x3C:
-            raise CommandError(_BAD_VALUE)
+        if number != PAIR:
+            hex_number(words[1], 8)
+        if number == CHANNEL_NUMBER and not 0x21 <= int(words[1], 16) <= 0x3C:
+            raise CommandError(BAD_VALUE)
         self._registers[number] = words[1].upper()
         self._ok()
 
     def _scan(self, words: list[str]) -> None:
-        words = _exactly(words, 3 if self._a1 else 4)
-        mode, _, duration = _hex(words[0], 1), _hex(words[1], 8), _hex(words[2], 1)
+        words = exactly(words, 3 if self._a1 else 4)
+        mode, _, duration = hex_number(words[0], 1), hex_number(words[1], 8), hex_number(words[2], 1)
         if mode not in {0, 2, 3} or duration > 14 or (not self._a1 and words[3] != "0"):
-            raise CommandError(_BAD_VALUE)
+            raise CommandError(BAD_VALUE)
         dwell_s = 0.0096 * (2**duration + 1) * _CHANNELS * self._radio.radio_time
         self._begin(self._scanning(mode, dwell_s))
         self._ok()
@@ -291,7 +279,7 @@ class Dongle:
         heard_at = self._chance.uniform(0.2, 0.8)
         await asyncio.sleep(dwell_s * heard_at)
         radio = self._radio
-        if mode == 2 and self._registers[_PAIR_REGISTER] == radio.route_b_id[-8:] and not self.lost():
+        if mode == 2 and self._registers[PAIR] == radio.route_b_id[-8:] and not self.lost():
             self._event(0x20, DONGLE_ADDRESS)
             self._beacon(radio.mac, LQI, radio.route_b_id[-8:])
         if (other := radio.neighbour) is not None:  # as a module without the filter for pairing IDs hears it
@@ -315,37 +303,37 @@ class Dongle:
         )
 
     def _link_local(self, words: list[str]) -> None:
-        (mac,) = _exactly(words, 1)
+        (mac,) = exactly(words, 1)
         if len(mac) != 16:
-            raise CommandError(_BAD_VALUE)
-        _hex(mac, 16)
+            raise CommandError(BAD_VALUE)
+        hex_number(mac, 16)
         self._line(link_local(mac))
 
     def _add_neighbour(self, words: list[str]) -> None:
-        address, mac = _exactly(words, 2)
-        if not _ADDRESS.fullmatch(address) or len(mac) != 16:
-            raise CommandError(_BAD_VALUE)
-        _hex(mac, 16)
+        address, mac = exactly(words, 2)
+        if not ADDRESS.fullmatch(address) or len(mac) != 16:
+            raise CommandError(BAD_VALUE)
+        hex_number(mac, 16)
         self._ok()
 
     def _join(self, words: list[str]) -> None:
-        (address,) = _exactly(words, 1)
-        if not _ADDRESS.fullmatch(address):
-            raise CommandError(_BAD_VALUE)
+        (address,) = exactly(words, 1)
+        if not ADDRESS.fullmatch(address):
+            raise CommandError(BAD_VALUE)
         if self.session:
-            raise CommandError(_BAD_COUNT)  # real ones answer ER05 while a session is open
+            raise CommandError(BAD_COUNT)  # real ones answer ER05 while a session is open
         self._begin(self._joining(address.upper()))
         self._ok()
 
     def _rejoin(self) -> None:
         if not self.session:
-            raise CommandError(_FAILED)
+            raise CommandError(FAILED)
         self._begin(self._joining(self._radio.address))
         self._ok()
 
     def _terminate(self) -> None:
         if not self.session:
-            raise CommandError(_FAILED)
+            raise CommandError(FAILED)
         self._ok()
         self.end_session(0x27)
 
@@ -407,7 +395,7 @@ class Dongle:
 
     def _in_range(self, address: str) -> bool:
         registers = self._registers
-        here = int(registers[_CHANNEL_REGISTER], 16), int(registers[_PAN_REGISTER], 16)
+        here = int(registers[CHANNEL_NUMBER], 16), int(registers[PAN], 16)
         return address == self._radio.address and here == (CHANNEL, self._radio.pan_id)
 
     def _send_to(self) -> bool:
@@ -420,7 +408,7 @@ class Dongle:
         if len(parts) <= words:
             return False
         try:
-            address, length = self._read_head([part.decode("ascii", "replace") for part in parts[1:words]])
+            address, length = read_head([part.decode("ascii", "replace") for part in parts[1:words]])
         except CommandError as error:
             del self._buffer[: len(head) + 1]
             self._echo(head + b" ")
@@ -436,17 +424,8 @@ class Dongle:
     def _drop_head(self, line: bytes, taken: int) -> bool:
         del self._buffer[:taken]
         self._echo(line)
-        self._fail(_BAD_COUNT)
+        self._fail(BAD_COUNT)
         return True
-
-    def _read_head(self, words: list[str]) -> tuple[str, int]:
-        handle, address, port, security, *side, length = words
-        if not _ADDRESS.fullmatch(address) or len(port) != 4 or len(length) != 4 or handle not in set("123456"):
-            raise CommandError(_BAD_VALUE)
-        if security not in {"0", "1", "2"} or side not in ([], ["0"]) or not 1 <= _hex(length, 4) <= _MOST_DATA:
-            raise CommandError(_BAD_VALUE)
-        _hex(port, 4)
-        return address.upper(), _hex(length, 4)
 
     def _transmit(self, address: str, data: bytes) -> None:
         if (wait_s := self._times.sending_s(self._radio)) > 0:
@@ -473,7 +452,7 @@ class Dongle:
         if self._limited:
             return
         self._sent_ms += (size + 60) * 8 / 100
-        self._registers[_SENT_REGISTER] = f"{int(self._sent_ms):08X}"
+        self._registers[SENT] = f"{int(self._sent_ms):08X}"
         if self._sent_ms >= self._radio.transmit_ms:
             self._limit(on=True)
             self._resting = self._group.create_task(self._rest(), name="rest")
@@ -485,20 +464,20 @@ class Dongle:
     def _limit(self, *, on: bool) -> None:
         self._limited = on
         self.tally["limits"] += on
-        self._registers |= {_SENT_REGISTER: f"{int(self._sent_ms):08X}", _LIMIT_REGISTER: str(int(on))}
+        self._registers |= {SENT: f"{int(self._sent_ms):08X}", LIMITED: str(int(on))}
         self._event(0x32 if on else 0x33, self._radio.address)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         if self._activity is not None and not self._activity.done():
             work.close()
-            raise CommandError(_FAILED)
+            raise CommandError(FAILED)
         self._activity = self._group.create_task(work, name="radio")
 
     def _datagram(self, payload: bytes, port: int, *, secured: bool, to_everyone: bool = False) -> None:
         destination = EVERYONE if to_everyone else DONGLE_ADDRESS
         radio = self._radio
         head = f"ERXUDP {radio.address} {destination} {port:04X} {port:04X} {radio.mac}"
-        if not self._a1 and int(self._registers[_RSSI_REGISTER], 16):
+        if not self._a1 and int(self._registers[RSSI], 16):
             head += f" {LQI:02X}"
         head += f" {int(secured)} " + ("" if self._a1 else "0 ") + f"{len(payload):04X} "
         data = payload if self._binary else payload.hex().upper().encode()
@@ -509,7 +488,7 @@ class Dongle:
         self._line(f"EVENT {number:02X} {address}{side}" + ("" if parameter is None else f" {parameter:02X}"))
 
     def _echo(self, line: bytes) -> None:
-        if int(self._registers[_ECHO_REGISTER], 16):
+        if int(self._registers[ECHO], 16):
             self._write(line + b"\r\n")
 
     def _ok(self, *lines: str) -> None:
@@ -520,16 +499,3 @@ class Dongle:
 
     def _line(self, *lines: str) -> None:
         self._write("".join(f"{line}\r\n" for line in lines).encode("ascii"))
-
-
-def _exactly(words: list[str], count: int) -> list[str]:
-    if len(words) != count:
-        raise CommandError(_BAD_COUNT)
-    return words
-
-
-def _hex(text: str, most: int) -> int:
-    """Return the number of at most so many hexadecimal digits; raises the dongle's ER06."""
-    if not re.fullmatch(rf"[0-9A-Fa-f]{{1,{most}}}", text):
-        raise CommandError(_BAD_VALUE)
-    return int(text, 16)

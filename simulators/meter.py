@@ -274,7 +274,8 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(args: argparse.Namespace) -> MeterSettings:
-    """Return the settings of a simulator's options."""
+    """Return the settings of a simulator's options; raises ValueError for what the chosen dongle cannot play."""
+    _refuse_unfit(args)
     return MeterSettings(
         dialect=args.dialect,
         radio=_radio(args),
@@ -339,6 +340,21 @@ def _radio(args: argparse.Namespace) -> Radio:
     if args.latency_ms is not None:
         radio = replace(radio, latency_s=args.latency_ms / 1000, one_property=None, several_properties=None)
     return radio
+
+
+def _refuse_unfit(args: argparse.Namespace) -> None:
+    radio = Radio()
+    given = {
+        "--binary": args.binary,
+        "--expires-s": args.expires_s is not None,
+        "--no-renewal": args.no_renewal,
+        "--neighbour": args.neighbour,
+        "--transmit-ms": args.transmit_ms != radio.transmit_ms,
+        "--rest-s": args.rest_s != radio.rest_s,
+    }
+    unfit = {"j11": given, "dss": {"--binary": args.binary}}.get(args.dialect, {})
+    if wrong := [option for option, is_given in unfit.items() if is_given]:
+        raise ValueError(f"{', '.join(wrong)}: no meaning with --dialect {args.dialect}; leave it out")
 
 
 def _steps(path: Path | None, dialect: str) -> tuple[scenario.Step, ...]:

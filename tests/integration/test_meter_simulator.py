@@ -15,8 +15,8 @@ import pytest
 from momonga import Momonga
 
 from simulators import faults, meter
+from simulators.air import Radio
 from simulators.clock import SimulatedClock, add_time_options, clock_from
-from simulators.dongle import Radio
 from simulators.house import House
 from simulators.log import ServedLog
 from simulators.metering import Nameplate

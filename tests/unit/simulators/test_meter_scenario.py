@@ -109,6 +109,18 @@ def test_what_a_j11_dongle_cannot_play_is_refused_before_it_starts(text, said, t
     assert len(settings_from(parser.parse_args([*options[1:], "c2"])).scenario) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["j11", "--expires-s", "60", "--neighbour"], "--expires-s, --neighbour: no meaning with --dialect j11"),
+        (["dss", "--binary"], "--binary: no meaning with --dialect dss"),
+    ],
+)
+def test_an_option_that_the_dongle_cannot_play_is_refused_too(options, said, tmp_path, capsys):
+    assert command.main(["meter", "--link", str(tmp_path / "port"), "--dialect", *options]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_all_else_a_j11_dongle_can_play():
     needed = {"loss": {"share": 1}, "air": {"profile": "ideal"}, "refuse": {"epcs": ("E7",)},
               "damage": {"kind": "drop"}, "meter_clock": {"error_s": 1}}  # fmt: skip

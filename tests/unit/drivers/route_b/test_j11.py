@@ -16,8 +16,8 @@ from drivers.route_b.j11_session import J11Session
 from drivers.route_b.requests import Limits, NoAnswerError, SessionLostError
 from drivers.route_b.session import Credentials, Timeouts
 from drivers.route_b.skstack import Noise, Pan
+from simulators.air import Radio
 from simulators.clock import SimulatedClock
-from simulators.dongle import Radio
 from simulators.house import House
 from simulators.j11 import J11Dongle
 from simulators.meter import MeterInRange, MeterSettings, serve
