@@ -72,9 +72,9 @@ class Wire:
 class Town:
     """One meter in range of one dongle, which can be pulled out, plugged in and restarted."""
 
-    def __init__(self, radio, group, log, seed=1):
+    def __init__(self, radio, group, log, seed=1, release="F"):
         self.clock = SimulatedClock(real_ms=VirtualClock().unix_ms)
-        self.settings = MeterSettings(radio=radio, nameplate=Nameplate(unit="0.01"))
+        self.settings = MeterSettings(radio=radio, nameplate=Nameplate(unit="0.01", release=release))
         self.meter = Meter(House(start_ms=START_MS), self.clock.unix_ms, self.settings.nameplate)
         self.log = ServedLog(log, self.clock)
         self.group = group
@@ -118,7 +118,7 @@ async def supervise(driver, emit, memory):
 
 
 @contextlib.asynccontextmanager
-async def bad_radio(tmp_path, seed=1, **radio):
+async def bad_radio(tmp_path, seed=1, release="F", **radio):
     """Give a town, its driver at work, and the list of what the driver emits."""
     items, memory = [], DictMemory()
 
@@ -129,7 +129,7 @@ async def bad_radio(tmp_path, seed=1, **radio):
     context = Context("meter", VirtualClock(), {"route-b": json.dumps({"id": ID, "password": PASSWORD})}.__getitem__)
     built = create(context, {"port": "wire", "credentials": "route-b", "poll_s": POLL_S})
     async with asyncio.TaskGroup() as group:
-        town = Town(Radio(ID, PASSWORD, radio_time=1.0, **radio), group, tmp_path / "served.log", seed)
+        town = Town(Radio(ID, PASSWORD, radio_time=1.0, **radio), group, tmp_path / "served.log", seed, release)
         driver = RouteB(context, built._settings, built._credentials, town.opener())
         task = group.create_task(supervise(driver, emit, memory))
         yield town, driver, items
@@ -158,6 +158,16 @@ def house_says(slots):
     return said
 
 
+def house_says_each_minute(first_ms, last_ms):
+    """Return the same for each minute of a span, both ends included, in ms from the start."""
+    house, said = House(start_ms=START_MS), {}
+    for at_ms in range(START_MS + first_ms, START_MS + last_ms + 1, 60_000):
+        at, (bought, sold) = datetime.fromtimestamp(at_ms / 1000, UTC), house.registers_at_minute(at_ms)
+        said[at, "import_energy_at_1min_kwh"] = Decimal(bought // 36_000) / 100
+        said[at, "export_energy_at_1min_kwh"] = Decimal(sold // 36_000) / 100
+    return said
+
+
 def live(items):
     return [item for item in items if isinstance(item, Sample) and isinstance(item.at, int)]
 
@@ -169,11 +179,11 @@ def half_hours(items):
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.looptime(noop_cycles=0)  # nothing here is real, so nothing needs time to arrive
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_twelve_hours_of_a_bad_radio_lose_no_half_hour_and_almost_no_poll(tmp_path, seed):
+@pytest.mark.parametrize(("seed", "release"), [(1, "F"), (2, "F"), (3, "R")])
+async def test_twelve_hours_of_a_bad_radio_lose_no_half_hour_and_almost_no_poll(tmp_path, seed, release):
     hours = 12
     random.seed(seed)  # of the waits between joins
-    async with bad_radio(tmp_path, seed, loss=0.17, latency_s=0.57, expires_s=3600, neighbour=Neighbour()) as (
+    async with bad_radio(tmp_path, seed, release, loss=0.17, latency_s=0.57, expires_s=3600, neighbour=Neighbour()) as (
         town,
         driver,
         items,
@@ -207,7 +217,14 @@ async def test_twelve_hours_of_a_bad_radio_lose_no_half_hour_and_almost_no_poll(
 
     told = [((item.at, name), value) for item in half_hours(items) for name, value in item.values.items()]
     assert len(told) == len(dict(told))
-    assert dict(told) == house_says(range(2 * hours))
+    assert {key: value for key, value in told if "30min" in key[1]} == house_says(range(2 * hours))
+    minutes = {key: value for key, value in told if "1min" in key[1]}
+    assert bool(minutes) is (release == "R")
+    if minutes:
+        spans = [round(end(at for at, _ in minutes).timestamp() * 1000) - START_MS for end in (min, max)]
+        assert spans[0] <= 3 * 60_000
+        assert spans[1] >= (hours * 60 - 2) * 60_000
+        assert minutes == house_says_each_minute(*spans)
 
 
 @pytest.mark.looptime
