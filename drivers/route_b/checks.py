@@ -34,6 +34,10 @@ _FOREIGN_REMEDY = (
     "only other houses' meters answer: check the last 8 characters of the ID, then as for a silent meter: "
 )
 _REFUSED_REMEDY = "パスワードとIDの先頭24文字を確認 / check the password and the first 24 characters of the ID; "
+_REFUSED_ONCE_REMEDY = (
+    "少し待って再実行。続くならパスワードとIDの先頭24文字を確認 / "
+    "run it again in a minute; if it stays, check the password and the first 24 characters of the ID"
+)
 _WEAK_REMEDY = "ドングルの位置を変える / move the dongle while watching: edge-agent route-b aim CONFIG"
 _SILENT_REMEDY = (
     "電波が弱い。位置を変える / the radio is too weak; move the dongle while watching: edge-agent route-b aim CONFIG"
@@ -142,7 +146,7 @@ def _join(meter: _Meter) -> Step | None:
     if meter.refused:
         if meter.state != "waiting_for_credentials":  # one refusal may be the radio's fault
             said = "拒否された。再試行中 / refused once, trying again"
-            return "join", "warning", said, "少し待って再実行 / run it again in a minute"
+            return "join", "warning", said, _REFUSED_ONCE_REMEDY
         said = "メーターが認証を拒否 / the meter was found and refuses the credentials"
         return "join", "error", said, _REFUSED_REMEDY + REMEDY
     if meter.is_joined:
