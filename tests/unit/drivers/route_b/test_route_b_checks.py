@@ -34,7 +34,7 @@ def steps(state, detail, error=""):
         ("running", DONGLE | {"nothing_found": True, "foreign_networks": 2}, "", "network", "error", "other houses"),
         ("running", FOUND, "", "join", "warning", "again"),
         ("running", FOUND | {"state": "waiting", "trouble": "no answer"}, "", "join", "error", "aim"),
-        ("running", FOUND | {"refusals": 1, "trouble": "refuses"}, "", "join", "warning", "if it stays, check the password"),
+        ("running", FOUND | {"refusals": 1, "trouble": "refuses"}, "", "join", "warning", "if it stays, check"),
         ("waiting_for_credentials", FOUND | {"refusals": 2}, "refused", "join", "error", "first 24 characters"),
         ("running", JOINED, "", "reading", "warning", "aim"),
         ("running", READ | {"trouble": "no answer within 20 s"}, "", "history", "ok", ""),
