@@ -20,8 +20,8 @@ from simulators.modbus_chains import exponent_of
 
 LIMIT_W = 5_000
 """What the device says when it is asked for its own limits."""
-RESERVE_PERCENT = 20
-"""How low the battery may go before anyone wrote."""
+RESERVE_PERCENT = 10
+"""How low the battery may go before anyone wrote; the house itself does not go so low."""
 WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "f32": 2, "u64": 4, "s64": 4, "f64": 4}
 
 

@@ -1,5 +1,6 @@
 """Every mode that a map offers: done by the device, kept alive, left, undone after a kill and after a refusal."""
 
+import json
 import re
 import struct
 from dataclasses import replace
@@ -12,8 +13,12 @@ from playing import Commanded
 from drivers.api import RefusedError
 from drivers.battery.policy import REFRESHES_PER_TIMER
 from drivers.modbus import library
+from simulators.clock import SimulatedClock
 from simulators.house import House
+from simulators.inverter import mapped
 from simulators.inverter_control import FAILURE, ControlRegisters, huawei_description
+from simulators.log import ServedLog
+from simulators.modbus_chains import models_of
 from simulators.modbus_control import control_of, description_of
 
 DISCHARGE_W, TOLD_W, RESERVE_PERCENT = 800, 500, 60
@@ -317,3 +322,27 @@ def test_the_manual_tells_each_maps_modes_and_why_the_others_are_not_offered():
         assert ends == {mode for one, mode in TIMED if one == name}, name
         assert lasts == offered - ends, name
         assert lacks == EVERY_MODE - offered, name
+
+
+def test_a_battery_that_nobody_commands_is_the_houses_own():
+    house, start_ms = House(seed=1), 1_780_239_600_000
+    day = [house.at(start_ms + minute * 60_000) for minute in range(0, 1_440, 15)]
+    for name in CONTROLLED:
+        register_map = library.find(name)
+        models = models_of(mapped(register_map)) if register_map.is_sunspec else None
+        control = control_of(register_map, lambda: day[0].unix_ms, models)
+        assert [control.overlay(now) for now in day] == day, name
+
+
+async def test_each_write_is_logged_with_the_counts_so_far(devices, tmp_path):
+    device = await devices("solaredge_storedge")
+    device.server.log = ServedLog(tmp_path / "log", SimulatedClock())
+    async with device.running(device.build(OURS)) as driver:
+        await told(driver, "reserve")
+    device.server.log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    written = [(line["written"], line["writes"]) for line in lines if "written" in line]
+    assert written == [
+        ("reserve_percent", {"stored": 1, "ram": 0}),
+        ("reserve_percent", {"stored": 2, "ram": 0}),
+    ]
