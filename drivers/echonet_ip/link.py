@@ -14,7 +14,7 @@ import logging
 import secrets
 import socket
 import struct
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
@@ -31,6 +31,8 @@ MAX_HOSTS = 256
 """Hosts remembered for one request at a time; a home has a few dozen."""
 MAX_FOUND = 128
 """Answers taken from one search; a flood of invented hosts ends here."""
+MAX_CONFIRMED_A_SECOND = 10
+"""Announcements that want an answer (INFC); a sender's address is easily forged, and nobody shall make us shout."""
 _LATE_TIDS = 64
 _IP_MULTICAST_ALL = 49  # Linux: a socket gets the groups it joined itself, not those of other programs
 
@@ -50,6 +52,7 @@ class Counts:
     silent: int = 0
     late: int = 0
     announcements: int = 0
+    unconfirmed: int = 0
     malformed: int = 0
     foreign: int = 0
 
@@ -97,6 +100,7 @@ class Link:
         self._expired: OrderedDict[int, str] = OrderedDict()
         self._busy: OrderedDict[str, asyncio.Lock] = OrderedDict()
         self._late: dict[str, int] = {}
+        self._confirmed_at: deque[float] = deque(maxlen=MAX_CONFIRMED_A_SECOND)
         self._found: dict[str, Frame] | None = None
         self._search_tid = 0
         self._lost: asyncio.Future[None] | None = None
@@ -239,7 +243,12 @@ class Link:
         return self._late.get(host, 0)
 
     def answer_infc(self, host: str, frame: Frame) -> None:
-        """Send the answer that an INFC of an allowed device must get."""
+        """Send the answer that an INFC of an allowed device must get; those that come too thick are only counted."""
+        now_s, sent_at = asyncio.get_running_loop().time(), self._confirmed_at
+        if len(sent_at) == MAX_CONFIRMED_A_SECOND and now_s - sent_at[0] < 1.0:
+            self.counts.unconfirmed += 1
+            return
+        sent_at.append(now_s)
         self._send(echonet.infc_response(frame), host)
 
     def _take(self, data: bytes, host: str) -> None:

@@ -105,6 +105,19 @@ async def test_an_announcement_with_our_own_tid_is_no_answer(home, link):
     assert heard == [(home.address(20), {0xE0: b"\xff\xff"})]
 
 
+@pytest.mark.looptime
+async def test_announcements_that_want_an_answer_are_confirmed_ten_times_a_second_at_most():
+    link, sent = Link("127.0.0.1"), []
+    link._send = lambda data, host: sent.append(host)
+    infc = Frame(7, PV, CONTROLLER, echonet.INFC, {0x80: b"\x30"})
+    for _ in range(50):
+        link.answer_infc("192.0.2.1", infc)
+    assert (len(sent), link.counts.unconfirmed) == (10, 40)
+    await asyncio.sleep(1.0)
+    link.answer_infc("192.0.2.1", infc)
+    assert len(sent) == 11
+
+
 async def test_an_answer_from_another_host_is_not_taken(home, link):
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     other.bind((home.address(66), home.port))
