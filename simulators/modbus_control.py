@@ -146,7 +146,8 @@ def _writables(
         if name in idle:
             initial = _bits(register_map, name, idle[name], models)
         elif numbers:
-            initial = coding.bits(Fraction(min(numbers)))
+            resting = (number for number, said in one.encoding.names.items() if said in {"off", "stop"})
+            initial = coding.bits(Fraction(next(resting, min(numbers))))
         elif name == timer.setting and timer.counts_down:
             initial = coding.bits(max(low, Fraction(0)))
         elif any(word in name for word in ("reserve", "min_soc", "slot")):
