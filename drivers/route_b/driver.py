@@ -29,6 +29,7 @@ from drivers.api import (
 )
 from drivers.polling import Ticks
 from drivers.route_b import echonet, meter, skstack
+from drivers.route_b.asking import Asking
 from drivers.route_b.awaiting import AwaitingCredentials
 from drivers.route_b.credentials import REMEDY, read_credentials
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
@@ -51,11 +52,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-POLLED = (meter.POWER, meter.CURRENTS, meter.IMPORT, meter.EXPORT)
 HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
-EACH_MINUTE = (meter.ONE_MINUTE, meter.TIME)
-"""What a meter of the second generation is asked besides; its clock confirms the minute that D0 names."""
-CLOCK = (meter.TIME, meter.DATE)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 SILENT_POLLS = 3
@@ -127,6 +124,7 @@ class RouteB:
         self._repair: Repair | None = None
         self._minutes = Minutes(self._device, self._known.offers)
         self._meter_time = MeterTime()
+        self._asking = Asking(self._known, self._meter_time, self._clock)
         self._newest_half_hour: int | None = None  # unix ms, as the meter names it
         self._asked_half_hour: int | None = None
         self._notifications: asyncio.Queue[Frame] = asyncio.Queue(MAX_NOTIFICATIONS)
@@ -310,6 +308,7 @@ class RouteB:
                 await self._fetch_half_hour(session, memory)
             except NoAnswerError as error:
                 self._counts["failures"] += 1
+                self._asking.unanswered()
                 silent += not session.limited  # a dongle that must not send is no reason to join again
                 await self._lose(emit, str(error))
                 if silent >= SILENT_POLLS:
@@ -340,8 +339,9 @@ class RouteB:
 
     async def _poll(self, session: MeterLink, emit: Emit, memory: Memory) -> None:
         asked = self._clock.boot_ms()
-        frame = await session.get(self._known.offered(self._wanted()) or [meter.POWER])
+        frame = await session.get(self._asking.wanted())
         at = self._clock.boot_ms()
+        self._asking.answered()
         self._meter_time.take(frame.properties, asked, at)
         values, problems = meter.readings(frame.properties, self._known.scaling)
         if not any(frame.properties.values()):
@@ -362,14 +362,6 @@ class RouteB:
             await emit(Sample(self._device, at, values))
         if self._repair is not None and not self._known.needs_name:  # until then they may be another meter's
             await self._minutes.pass_on(frame.properties, self._known.scaling, self._repair.best_now(), emit)
-
-    def _wanted(self) -> tuple[int, ...]:
-        """Return what to ask at a poll, at most six; a second-generation meter tells its date with the minute."""
-        if self._known.offers(meter.ONE_MINUTE):
-            return POLLED + EACH_MINUTE
-        clock = all(self._known.offers(epc) for epc in CLOCK)
-        due = clock and self._meter_time.is_due(self._clock.boot_ms(), self._clock.unix_ms())
-        return POLLED + CLOCK if due else POLLED
 
     async def _repair_between_polls(self, session: MeterLink, emit: Emit) -> None:
         """Read at most ten minutes and one day of the meter's memory; live values matter more."""

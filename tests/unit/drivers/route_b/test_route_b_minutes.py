@@ -192,7 +192,7 @@ async def test_every_spoilt_byte_of_a_poll_gives_a_value_or_nothing_and_never_an
             spoilt.extend([0] * (request[10:12] == b"\x62\x06"))
             return [answer]
         places = REGISTERS if registers else [at for at in range(len(answer)) if at not in REGISTERS]
-        at, flip = places[len(spoilt) % len(places)], 1 << len(spoilt) % 7
+        at, flip = places[len(spoilt) * 17 % len(places)], 1 << len(spoilt) % 7
         spoilt.append(at)
         return [answer[:at] + bytes([answer[at] ^ flip]) + answer[at + 1 :]]
 

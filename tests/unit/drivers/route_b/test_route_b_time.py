@@ -94,6 +94,36 @@ async def test_spoilt_digits_of_date_and_time_set_no_time():
     assert all(off_ms <= within_ms <= 61_000 for off_ms, within_ms in hints)
 
 
+@pytest.mark.looptime(noop_cycles=0)
+@pytest.mark.parametrize("release", ["F", "R"])
+async def test_a_meter_that_takes_no_more_than_four_properties_is_read_all_the_same(release):
+    home = Home(clock=lost_clock(), release=release)
+    home.spoil = lambda request, answer: [] if request[11] > 4 else [answer]
+    async with home.at_work():
+        await asyncio.sleep(3600)
+        assert home.driver.time_hint() is None
+        status = home.driver.status()
+    assert status["failures"] == 3
+    assert status["polls"] >= 110
+    more = [data for data in home.asked if data[10:12] == b"\x62\x06"]
+    assert 3 <= len(more) <= 45  # three questions, each asked again until its deadline
+
+
+@pytest.mark.looptime(noop_cycles=0)
+async def test_a_poll_that_the_radio_lost_takes_no_property_away():
+    home = Home(clock=lost_clock(), release="R")
+    async with home.at_work():
+        for _ in range(5):
+            home.silent = True
+            await asyncio.sleep(100)
+            home.silent = False
+            await asyncio.sleep(600)
+        told = len(home.told("1min"))
+        await asyncio.sleep(300)
+        assert len(home.told("1min")) >= told + 8
+    assert home.driver.time_hint() is not None
+
+
 # The bounds alone.
 
 
