@@ -115,9 +115,10 @@ class Joining:
         if self._clock is None:
             return 0.0
         now_ms = self._clock.boot_ms()
-        # Before another boot means: at least as long ago as this one has lasted.
         same_boot = kept.boot == _boot() and kept.at_ms <= now_ms
-        return JOIN_SPACING_S - (now_ms - (kept.at_ms if same_boot else 0)) / 1000
+        # At least so long ago: both stamps are cut off to milliseconds; before this boot means as long as it lasts.
+        ago_ms = now_ms - kept.at_ms - 1 if same_boot else now_ms
+        return JOIN_SPACING_S - ago_ms / 1000
 
     def _remembered(self, memory: Memory) -> Pan | None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 from datetime import UTC, datetime
@@ -240,6 +241,33 @@ async def test_a_dongle_at_its_transmit_limit_sends_nothing_and_is_not_joined_an
         assert 600 <= asyncio.get_running_loop().time() - began < 640
     assert len(town.wire.joins_at) == 1
     assert driver.status()["transmit_s_last_hour"] > 0
+
+
+@pytest.mark.looptime
+async def test_an_agent_that_dies_over_and_over_joins_once_in_thirty_seconds_and_reads_in_between(tmp_path):
+    chance, memory, items = random.Random(7), DictMemory(), []
+
+    async def emit(item, remember=None):
+        items.append(item)
+        await memory.update(remember or {})
+
+    context = Context("meter", VirtualClock(), {"route-b": json.dumps({"id": ID, "password": PASSWORD})}.__getitem__)
+    built = create(context, {"port": "wire", "credentials": "route-b", "poll_s": POLL_S})
+    async with asyncio.TaskGroup() as group:
+        town = Town(Radio(ID, PASSWORD, radio_time=1.0), group, tmp_path / "served.log")
+        for _ in range(40):  # each life knows of the one before what its memory keeps
+            driver = RouteB(context, built._settings, built._credentials, town.opener())
+            life = group.create_task(driver.run(emit, memory))
+            await asyncio.sleep(chance.uniform(1, 45))
+            life.cancel()
+            await asyncio.wait([life])
+        town.notices.cancel()
+        town.wire.dongle.power_off()
+        town.log.close()
+    joins = town.wire.joins_at
+    assert len(joins) >= 15
+    assert min(later - earlier for earlier, later in itertools.pairwise(joins)) >= 30
+    assert len(live(items)) >= 8
 
 
 @pytest.mark.looptime
