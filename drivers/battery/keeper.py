@@ -467,9 +467,9 @@ class Keeper:
         if self._schedule is None or self._has_recalled:
             return
         self._has_recalled = True
-        for weekday in range(WEEKDAYS):
-            if not self._schedule.learnt.recall(weekday, memory.get(f"{LEARNT}/{weekday}")):
-                log.warning("%s: what was learnt of the house makes no sense and is forgotten", self.device)
+        taken = [self._schedule.learnt.recall(day, memory.get(f"{LEARNT}/{day}")) for day in range(WEEKDAYS)]
+        if not all(taken):
+            log.warning("%s: what was learnt of the house makes no sense and is forgotten in part", self.device)
 
     async def _save_learnt(self) -> None:
         """Remember each half hour that was learnt; without room it is known until the agent ends."""
