@@ -256,7 +256,7 @@ class EchonetIp:
         wanted = watch.settings.identification
         if wanted is None or identity.same(wanted, session.identification):
             return session
-        log.warning("%s: at %s there is another device", watch.name, host)
+        log.log(logging.DEBUG if watch.missed else logging.WARNING, "%s: at %s there is another device", watch.name, host)
         return None
 
     async def _candidates(self, watch: _Watch) -> list[str]:

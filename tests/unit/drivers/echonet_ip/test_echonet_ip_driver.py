@@ -201,12 +201,13 @@ async def test_a_device_is_found_at_once_where_it_was_last(home, listener):
     assert agent.events("device_moved") == []
 
 
-async def test_another_device_at_the_address_is_not_taken_for_the_one_allowed(home, listener):
+async def test_another_device_at_the_address_is_not_taken_for_the_one_allowed_and_said_once(home, listener, caplog):
     await home.node(12, ["battery"], seed=2)
     devices = {"battery": {"eoj": "027D01", "identification": BATTERY_NUMBER, "address": home.address(12)}}
     async with listener(home.table(devices)).running() as agent:
         await agent.until(lambda: agent.events("device_lost"))
     assert agent.samples("battery") == []
+    assert sum("there is another device" in one.message for one in caplog.records if one.levelname == "WARNING") == 1
 
 
 async def test_a_device_allowed_by_address_that_was_exchanged_is_said(home, listener):
