@@ -116,7 +116,7 @@ class Commanded:
         self.control = control_of(register_map, self.clock.unix_ms, models)
         self.server = InverterServer({1: unit}, lambda: house)
         self.server.let_command(self.control, 1)
-        self.receiver = Receiver()
+        self.receiver = Receiver(again_s=0.001)
 
     def build(self, battery: Mapping[str, Any] | None) -> Driver:
         """Return a driver of the device."""
@@ -133,13 +133,8 @@ class Commanded:
 
     @contextlib.asynccontextmanager
     async def dying(self, driver: Driver) -> AsyncIterator[Driver]:
-        """Run a driver that ends as if it were killed: nobody says farewell."""
-
-        async def nothing() -> None:
-            return None
-
-        driver._leave = nothing  # type: ignore[attr-defined]  # what a kill leaves out
-        async with self.running(driver):
+        """Run a driver that ends as if it were killed."""
+        async with self.running(doomed(driver)):
             yield driver
 
     def hang_up(self) -> None:
@@ -151,3 +146,13 @@ class Commanded:
         """Let the driver read so many times more."""
         for _ in range(count):
             await self.clock.step()
+
+
+def doomed(driver: Driver) -> Driver:
+    """Return a driver that says no farewell when it ends, as if it were killed."""
+
+    async def nothing() -> None:
+        return None
+
+    driver._leave = nothing  # type: ignore[attr-defined]  # what a kill leaves out
+    return driver

@@ -1,6 +1,8 @@
 """Every mode that a map offers: done by the device, kept alive, left, undone after a kill and after a refusal."""
 
+import contextlib
 import json
+import random
 import re
 import struct
 from dataclasses import replace
@@ -8,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playing import Commanded
+from playing import Commanded, doomed
 
 from drivers.api import RefusedError
 from drivers.battery.policy import REFRESHES_PER_TIMER
@@ -195,6 +197,40 @@ async def test_a_start_that_only_a_witness_tells_ends_the_mode_within_a_minute(d
         assert device.clock.ms - began <= 60_000
         assert device.control.changed() == {}
         assert driver.status()["batteries"]["inverter"]["last_ended"] == "the device was started again"
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+async def test_after_any_mishaps_and_a_return_the_device_is_as_it_was_within_a_minute(devices, name):
+    """Commands, kills, cut links, restarts and refusals in an order that dice with a seed draw."""
+    device, dice = await devices(name), random.Random(name)
+    modes = [mode for one, mode in MODES if one == name]
+    driver = doomed(device.build(OURS))
+    device.receiver.start(driver)
+    for _ in range(20):
+        happens = dice.choice(["command", "command", "rounds", "kill", "cut", "restart", "refuse"])
+        if happens == "command":
+            with contextlib.suppress(RefusedError):
+                await told(driver, dice.choice(modes))
+        elif happens == "kill":
+            await device.receiver.stop()
+            driver = doomed(device.build(OURS))
+            device.receiver.start(driver)
+        elif happens == "restart":
+            device.control.restart()
+        elif happens == "refuse":
+            device.control.refusals[dice.choice(list(device.control.bits))] = [FAILURE] * dice.randint(1, 3)
+        if happens in {"cut", "restart"}:
+            device.hang_up()
+        await device.rounds(dice.randint(1, 4))
+    await device.receiver.stop()
+    device.control.refusals.clear()
+    returned = device.clock.ms
+    async with device.running(device.build(OURS)):
+        while device.control.changed():
+            await device.rounds(1)
+            assert device.clock.ms - returned <= 60_000
+    assert device.receiver.memory.content.get("battery/inverter") is None
+    assert device.control.writes.total() > 0
 
 
 @pytest.mark.parametrize("name", CHARGING)
