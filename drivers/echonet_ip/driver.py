@@ -256,7 +256,8 @@ class EchonetIp:
         wanted = watch.settings.identification
         if wanted is None or identity.same(wanted, session.identification):
             return session
-        log.log(logging.DEBUG if watch.missed else logging.WARNING, "%s: at %s there is another device", watch.name, host)
+        level = logging.DEBUG if watch.missed else logging.WARNING
+        log.log(level, "%s: at %s there is another device", watch.name, host)
         return None
 
     async def _candidates(self, watch: _Watch) -> list[str]:
