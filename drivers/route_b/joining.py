@@ -22,6 +22,8 @@ JOIN_SPACING_S = 30.0
 """Between the beginnings of two joins, whatever went wrong: joining over and over is what fills the air."""
 LOOK_S = 0.5
 """How long a clock that may run fast is not looked at while a former program's join is waited out."""
+GRAIN_S = 0.001
+"""A shorter wait may not move a clock at all."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -87,7 +89,7 @@ class Joining:
         loop = asyncio.get_running_loop()
         while (wait_s := self._too_soon_s(memory)) > 0:
             self.state = "waiting"
-            await asyncio.sleep(min(wait_s, LOOK_S))
+            await asyncio.sleep(min(max(wait_s, GRAIN_S), LOOK_S))
         self.state = "joining"
         self.pan = pan
         began_s = loop.time()
