@@ -256,10 +256,18 @@ _OF_A_CIRCUIT: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+def _worth(name: str) -> tuple[int, int, str]:
+    match = _CIRCUIT.fullmatch(name)
+    return (0, 0, name) if match is None else (list(_OF_A_CIRCUIT).index(match[3]), int(match[2]), name)
+
+
 def described(names: Iterable[str]) -> dict[str, Json]:
-    """Return unit, kind and labels of those quantities that are a circuit's, which no vocabulary could list."""
+    """Return unit, kind and labels of those quantities that are a circuit's, which no vocabulary could list.
+
+    They come in the order of their worth: power of all circuits, then energy, then currents.
+    """
     told: dict[str, Json] = {}
-    for name in names:
+    for name in sorted(names, key=_worth):
         if (match := _CIRCUIT.fullmatch(name)) and (meaning := _OF_A_CIRCUIT.get(match[3])):
             unit, kind, ja, en = meaning
             of_ja, of_en = _CIRCUITS[match[1]]

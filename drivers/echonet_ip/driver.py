@@ -52,6 +52,10 @@ MAX_WAITING = 64
 """Announcements waiting to be handed on; a device that repeats itself faster loses some, counted."""
 
 
+MAX_DESCRIBED = 120
+"""Quantities of one device told in `meta`, which may have 64 KiB in all; of circuits power comes first, then energy."""
+
+
 class DeviceSettings(Table, frozen=True, forbid_unknown_fields=True):
     """One allowed device: its object, and its address or identification or both; `sets` names what may be set."""
 
@@ -81,7 +85,7 @@ class _Watch:
         self.name, self.settings, self.eoj = name, settings, eoj
         self.plain_class = self.device_class = device_class
         self.keys: dict[int, bytes] = {}
-        self.seen: dict[str, None] = {}
+        self.quantities: dict[str, Json] = {}
         self.learnt = Learnt()
         self.session: Session | None = None
         self.host = settings.address
@@ -101,7 +105,9 @@ class _Watch:
         """Return what properties say in our vocabulary."""
         self.keys |= {epc: edt for epc, edt in got.items() if epc in self.device_class.keys}
         values = self.device_class.decode(got, self.keys)
-        self.seen |= dict.fromkeys(values)
+        for name, meaning in devices.described(values.keys() - self.quantities.keys()).items():
+            if len(self.quantities) < MAX_DESCRIBED:
+                self.quantities[name] = meaning
         if self.settings.replaces == "pv" and "ac_power_w" in values:
             values["pv_power_w"] = values["ac_power_w"]
         return values
@@ -286,7 +292,7 @@ class EchonetIp:
         now: dict[str, Json] = {"address": session.host, "identification": session.identification}
         quirk = quirks.fitting(self._quirks, watch.plain_class.code, _who(session))
         watch.device_class = quirks.understood(watch.plain_class, quirk).listed(session.readable)
-        watch.keys, watch.seen = {}, {}
+        watch.keys, watch.quantities = {}, {}
         if quirk is not None and quirk.most_properties is not None:
             watch.learnt.ceiling = quirk.most_properties
             watch.learnt.most = min(watch.learnt.most, quirk.most_properties)
@@ -369,8 +375,8 @@ def _description(watch: _Watch) -> dict[str, Json]:
     if watch.session is not None:
         described |= {"address": watch.session.host, "identification": watch.session.identification}
         described |= {key: text for key, text in _who(watch.session).items() if text}
-    if quantities := devices.described(watch.seen):
-        described["quantities"] = quantities
+    if watch.quantities:
+        described["quantities"] = dict(watch.quantities)
     return described
 
 

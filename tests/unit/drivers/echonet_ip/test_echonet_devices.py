@@ -176,8 +176,9 @@ def test_the_unit_of_a_panel_that_was_got_earlier_counts():
 
 def test_every_circuit_can_be_named_to_people():
     names = [part.name.format(7) for one in PANEL.lists for part in one.parts]
-    told = described([*names, "grid_power_w"])
-    assert list(told) == names
+    told = described([*names, "grid_power_w", "circuit12_consumption_power_w"])
+    assert told.keys() == {*names, "circuit12_consumption_power_w"}
+    assert list(told)[:3] == [names[0], "circuit12_consumption_power_w", names[1]]
     assert told["circuit7_consumption_energy_kwh"] == {
         "unit": "kWh",
         "kind": "counter",

@@ -129,6 +129,19 @@ async def test_the_circuits_of_a_board_are_read_described_and_understood_when_an
     assert told["circuit2_consumption_power_w"]["label_ja"] == "回路2 消費電力"
 
 
+async def test_what_a_large_board_says_of_its_circuits_leaves_room_in_meta(home, listener):
+    (board,) = things(["panel"])
+    many = counted(*range(60))
+    board.readers |= {0xB1: lambda _: b"\x3c", 0xB3: lambda _: many, 0xB5: lambda _: many, 0xB7: lambda _: many}
+    await home.serve(11, Node([board.with_maps()]))
+    async with listener(home.table({"board": {"eoj": "028701", "address": home.address(11)}})).running() as agent:
+        await agent.until(lambda: agent.samples("board"))
+    told = agent.driver.describe()["board"]["quantities"]
+    assert len(agent.samples("board")[0].values) > 240
+    assert told.keys() == {f"circuit{n}_consumption_{what}" for n in range(1, 61) for what in ("power_w", "energy_kwh")}
+    assert len(json.dumps(told)) < 24 * 1024  # twice in 64 KiB: by device, and by quantity
+
+
 async def test_a_battery_that_counts_on_its_ac_side_alone_has_its_energies(home, listener):
     (battery,) = things(["battery"])
     charged, discharged = battery.readers.pop(0xD8), battery.readers.pop(0xD6)
