@@ -1,10 +1,11 @@
-"""What a scenario does to simulated home devices: the kinds of its steps, and how they are played. Knows no socket."""
+"""What a scenario does to simulated home devices: the kinds of its steps, and how they are played. Knows no frame."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import random
+import socket
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -120,9 +121,20 @@ def unfit_for(servers: Sequence[NodeServer]) -> Callable[[Step], ConfigError | N
             return ConfigError("device", "no such device here", f"one of {', '.join(names)}", device)
         if isinstance(step, Move) and device is None and len(servers) > 1:
             return ConfigError("device", "missing", "say which node moves; an address is for one alone")
+        if isinstance(step, Move) and not _is_ours(step.to):
+            return ConfigError("to", "not an address of this computer", "choose one of 127.0.0.0/8, or add it", step.to)
         return None
 
     return unfit
+
+
+def _is_ours(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _device(step: Step) -> str | None:

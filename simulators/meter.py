@@ -316,8 +316,9 @@ async def run(args: argparse.Namespace) -> int:
     """Serve a meter until told to stop."""
     clock = clock_from(args)
     house = house_from(args, house_start_ms(args, clock) - args.history_days * DAY_MS)
+    settings = settings_from(args)
     print(f"meter ({args.dialect}) at {args.link}", flush=True)  # noqa: T201  (a command line)
-    await serve(house, clock, link=args.link, log=ServedLog(args.log, clock), settings=settings_from(args))
+    await serve(house, clock, link=args.link, log=ServedLog(args.log, clock), settings=settings)
     return 0
 
 

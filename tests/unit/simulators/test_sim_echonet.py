@@ -130,6 +130,7 @@ def test_an_image_is_played_as_it_is(balance):
         ("{at_s: 1, do: silent, device: fridge}", "device = 'fridge': no such device here; one of 013001, .*battery"),
         ("{at_s: 1, do: move, to: 127.0.0.40}", "device: missing; say which node moves"),
         ("{at_s: 1, do: move, device: pv, to: 300.1.1.1}", "to = '300.1.1.1': no IPv4 address"),
+        ("{at_s: 1, do: move, device: pv, to: 192.0.2.7}", "to = '192.0.2.7': not an address of this computer"),
         ("{at_s: 1, do: slow, seconds: [9, 3]}", "seconds = .*rising"),
         ("{at_s: 1, do: curt}", "most: missing"),
         ("{at_s: 1, do: unplug}", "do = 'unplug': .*one of silent, slow"),
