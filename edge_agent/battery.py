@@ -157,6 +157,8 @@ def _planned(plan: dict[str, Any]) -> Iterator[str]:
             yield f"その後の見込み / expected then: {flows}, まで / until {_moment(plan.get('expected_until'))}"
         basis = str(plan.get("expected_from"))
         yield f"見込みの元 / from: {_BASES.get(basis, basis).format(days=plan.get('learnt_days', 0))}"
+    if "not_learnt_yet" in plan:
+        yield f"まだ2日分ない時刻 / not learnt on two days yet: {_moment(plan['not_learnt_yet'], '%H:%M')}"
     if "charging_begins" in plan:
         yield f"充電開始 / charging from: {_moment(plan['charging_begins'])}"
     if "power_w" in plan:
@@ -169,10 +171,10 @@ def _planned(plan: dict[str, Any]) -> Iterator[str]:
         yield f"次の判断 / next decision: {_moment(plan['next_decision'])}"
 
 
-def _moment(told: object) -> str:
+def _moment(told: object, shown: str = "%m-%d %H:%M") -> str:
     """Return a time without its year and zone."""
     try:
-        return datetime.fromisoformat(str(told)).strftime("%m-%d %H:%M")
+        return datetime.fromisoformat(str(told)).strftime(shown)
     except ValueError:
         return str(told)
 

@@ -138,6 +138,13 @@ class Learnt:
             fewest, worst = min(fewest, known.days), max(worst, known.basis)
         return Expectation(load * UNIT_WH / 1000, pv * UNIT_WH / 1000, fewest, _BASES[worst])
 
+    def first_gap(self, begin_ms: int, end_ms: int, is_holiday: Callable[[int], bool]) -> int | None:
+        """Return the first half hour (unix ms) that keeps a time from being expected, None where nothing does."""
+        half_hours = _half_hours(begin_ms, end_ms)
+        known = self._look_back(begin_ms, end_ms, is_holiday)
+        numbers = (number for (number, _), one in zip(half_hours, known, strict=True) if one is None)
+        return next((number * HALF_HOUR_MS - JST_MS for number in numbers), None)
+
     def loads_w(self, begin_ms: int, end_ms: int, is_holiday: Callable[[int], bool]) -> list[float | None]:
         """Return the load to be expected in each half hour that a time touches; None for one that is unknown."""
         found = self._look_back(begin_ms, end_ms, is_holiday)

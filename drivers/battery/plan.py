@@ -65,6 +65,8 @@ class Need:
     days: int = 0
     load_kwh: float | None = None
     pv_kwh: float | None = None
+    gap_ms: int | None = None
+    """The first half hour that is not learnt yet (unix ms), where one keeps what was learnt from counting."""
 
     def missing_kwh(self, tariff: TariffSettings, soc_percent: float) -> float:
         """Return what is to be charged at a state of charge; negative when there is more than needed."""
@@ -122,6 +124,7 @@ class Plan:
                 "expected_pv_kwh": _rounded(need.pv_kwh),
                 "expected_from": need.basis,
                 "learnt_days": need.days or None,
+                "not_learnt_yet": _time(need.gap_ms),
             }
         return {key: value for key, value in shown.items() if value is not None}
 
@@ -139,7 +142,9 @@ def need(settings: BatterySettings, tariff: TariffSettings, learnt: Learnt, span
     else:
         for_load = max(load_kwh - (pv_kwh or 0.0), 0.0) / tariff.capacity_kwh * 100
         goal = max(reserve, ceil(round(settings.min_soc_percent + for_load, 3)))
-    return Need(min(goal, settings.max_soc_percent), until_ms, basis, days, load_kwh, pv_kwh)
+    is_kept_from = tariff.learn and basis in {"configured", "nothing"}
+    gap_ms = learnt.first_gap(span.end_ms, until_ms, partial(_is_holiday, tariff)) if is_kept_from else None
+    return Need(min(goal, settings.max_soc_percent), until_ms, basis, days, load_kwh, pv_kwh, gap_ms)
 
 
 def _expected(

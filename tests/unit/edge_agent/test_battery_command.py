@@ -56,6 +56,10 @@ def test_an_agent_that_knows_less_is_shown_as_far_as_it_does(missing):
     assert not any("{" in line for line in lines)
 
 
-def test_an_agent_without_a_plan_shows_its_words():
+def test_an_agent_without_a_plan_shows_its_words_and_one_that_still_learns_says_what_it_lacks():
     assert "  schedule         charge: words" in told()
+    waits = {"goal_percent": 62, "expected_from": "configured", "not_learnt_yet": "2026-06-04T18:30+09:00"}
+    lines = told(plan=PLAN | waits)
+    assert "  見込みの元 / from: 設定値 / as configured" in lines
+    assert "  まだ2日分ない時刻 / not learnt on two days yet: 18:30" in lines
     assert "  計画 / plan: None: None / None" in told(plan={"expected_from": "tomorrow", "goal_percent": 3})

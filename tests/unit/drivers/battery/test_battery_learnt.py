@@ -111,6 +111,9 @@ def test_a_gap_that_is_needed_makes_the_whole_expectation_none():
         lived(learnt, begin, begin + 20 * 3_600_000, 500, every_s=290)
     assert expected(learnt, 5, 7, 20) is not None
     assert expected(learnt, 5, 7, 20.5) is None
+    start = MONDAY_MS + 5 * DAY_MS
+    assert learnt.first_gap(start + 7 * 3_600_000, start + 23 * 3_600_000, is_holiday) == start + 20 * 3_600_000
+    assert learnt.first_gap(start + 7 * 3_600_000, start + 20 * 3_600_000, is_holiday) is None
 
 
 def test_readings_bunched_in_a_few_minutes_weigh_no_more_than_the_others():

@@ -128,7 +128,15 @@ def test_what_was_learnt_goes_before_what_was_configured_unless_it_is_not_to_be(
         assert plan.need.load_kwh == pytest.approx(load_kwh)
         assert plan.need.basis == basis
         assert plan.need.days == (3 if learn else 0)
+        assert plan.need.gap_ms is None
         assert plan.need.goal_percent == (81 if learn else 30)
+
+
+def test_a_plan_that_still_learns_says_what_it_lacks():
+    schedule = scheduler(battery(expected_load_kwh=2.0))
+    lived(schedule, 1, 600.0)
+    plan = schedule.decide(Now(86_400_000, at("2026-06-02T00:30"), 50.0)).status()
+    assert (plan["expected_from"], plan["not_learnt_yet"]) == ("configured", "2026-06-02T07:00+09:00")
 
 
 def test_charging_begins_earlier_where_the_house_is_expected_to_take_its_contract():
