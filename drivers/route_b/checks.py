@@ -126,6 +126,9 @@ def _network(meter: _Meter) -> Step:
         if foreign:
             said += f" (他のメーター / others: {foreign})"
         return "network", "error", said, (_FOREIGN_REMEDY if foreign else "") + _NOTHING_REMEDY
+    if channel is None and detail.get("state") == "waiting" and not meter.trouble:
+        said = "順番待ち / waits for its turn: 30 s lie between two joins"
+        return "network", "warning", said, "少し待って再実行 / run it again in a minute"
     if channel is None:
         said = f"スキャン中 / still scanning ({detail.get('state')})"
         return "network", "warning", said, "少し待って再実行 / run it again in a minute or two"

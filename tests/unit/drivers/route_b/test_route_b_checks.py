@@ -30,6 +30,7 @@ def steps(state, detail, error=""):
         ("waiting", DONGLE | {"state": "closed"}, "no dongle with SK commands answers", "dongle", "error", "plug"),
         ("running", {"state": "opening"}, "", "network", "warning", "again"),
         ("running", DONGLE, "", "network", "warning", "again"),
+        ("running", DONGLE | {"state": "waiting"}, "", "network", "warning", "again"),
         ("running", DONGLE | {"nothing_found": True}, "", "network", "error", "last 8 characters"),
         ("running", DONGLE | {"nothing_found": True, "foreign_networks": 2}, "", "network", "error", "other houses"),
         ("running", FOUND, "", "join", "warning", "again"),
