@@ -731,3 +731,18 @@ async def test_a_third_partys_battery_has_no_plan_and_nothing_is_learnt_for_it()
     await house.rounds(7200)
     assert "plan" not in house.keeper.status()
     assert house.memory.content == {}
+
+
+@pytest.mark.parametrize("jump_h", [3, -3, 24 * 365 * 20, -24 * 365, None])
+async def test_a_clock_that_jumps_during_a_charge_ends_it_unless_it_is_cheap_then_too(jump_h):
+    house = tariffed("01:00", "03:00")
+    house.clock.offset += 3_600_000
+    await house.rounds(600)
+    assert house.inverter.bits["command"] == 1
+    house.clock.offset = None if jump_h is None else house.clock.offset + jump_h * 3_600_000
+    await house.round()
+    is_cheap = jump_h is not None and jump_h % 24 == 0
+    assert house.inverter.is_normal is not is_cheap
+    await house.rounds(5 * 3600)
+    assert house.inverter.is_normal
+    assert not house.keeper.policy.owes
