@@ -91,10 +91,12 @@ class Stage:
         return carried
 
     def act(self, step: Step) -> None:
-        """Do what a step says, and log it; with no dongle plugged in, only what lasts."""
-        self._log.happened("meter", step=msgspec.to_builtins(step))
-        if not (self._of_the_air(step) or self._of_the_meter(step) or self._of_the_line(step)):
-            self._of_the_dongle(step)
+        """Do what a step says, and log it; what needs a dongle is missed while none is plugged in, and logged so."""
+        is_done = (
+            self._of_the_air(step) or self._of_the_meter(step) or self._of_the_line(step) or self._of_the_dongle(step)
+        )
+        missed = {} if is_done else {"missed": "no dongle is plugged in"}
+        self._log.happened("meter", step=msgspec.to_builtins(step), **missed)
 
     def end(self, step: Step) -> None:
         """End what a step began, and log it."""
@@ -169,10 +171,10 @@ class Stage:
                 return False
         return True
 
-    def _of_the_dongle(self, step: Step) -> None:
+    def _of_the_dongle(self, step: Step) -> bool:
         dongle = self.dongle
         if dongle is None:
-            return
+            return False
         match step:
             case steps.Restart():
                 dongle.restart()
@@ -184,6 +186,9 @@ class Stage:
                 dongle.announce(int(step.event, 16))
             case steps.Expire() if isinstance(dongle, Dongle):
                 dongle.expire(renews=step.renews)
+            case _:
+                return False
+        return True
 
     def _after(self, seconds: float) -> int:
         return self._clock.unix_ms() + round(seconds * 1000)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import re
 
@@ -13,6 +14,7 @@ from simulators.air import Radio
 from simulators.clock import SimulatedClock
 from simulators.echonet_steps import Silent
 from simulators.house import House
+from simulators.log import ServedLog
 from simulators.meter import MeterSettings, serve, settings_from
 from simulators.meter_steps import (
     KINDS,
@@ -22,11 +24,14 @@ from simulators.meter_steps import (
     Loss,
     Mute,
     NeighbourStep,
+    Notify,
     Restart,
     Unplug,
     WrongPassword,
     unfit_for_j11,
 )
+from simulators.metering import Meter
+from simulators.stage import Stage
 
 
 def written(tmp_path, text):
@@ -274,3 +279,20 @@ async def test_an_unplugged_dongle_is_gone_as_long_as_the_scenario_says(played):
     again.ask(b"SKVER")
     await again.until(b"OK")
     again.close()
+
+
+async def test_what_needs_a_dongle_is_logged_as_missed_while_none_is_plugged_in(tmp_path):
+    clock = SimulatedClock()
+    house = House(start_ms=clock.unix_ms() // 1_800_000 * 1_800_000)
+    log = ServedLog(tmp_path / "log", clock)
+    stage = Stage(clock, Radio(), Meter(house, clock.unix_ms), log)
+    for step in (Restart(at_s=1), Loss(at_s=2, share=0.5), Notify(at_s=3)):
+        stage.act(step)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["step"]["do"], "missed" in line) for line in lines] == [
+        ("restart", True),
+        ("loss", False),
+        ("notify", True),
+    ]
+    assert stage.radio.loss == 0.5

@@ -234,6 +234,7 @@ async def test_a_file_of_every_fault_costs_no_half_hour_and_makes_none_up(tmp_pa
     lost_nothing(played)
     acted = [line["step"]["do"] for line in played.log() if "step" in line]
     assert acted == tags(steps)
+    assert [line for line in played.log() if "missed" in line] == []
     assert set(acted) == set(KINDS)  # no kind is left out of the file
     sk_alone = {"neighbour_beacons", "expired", "renewals_refused"}
     assert {name for name in HARM | sk_alone if not played.tally[name]} == set()
