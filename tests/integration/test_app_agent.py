@@ -10,6 +10,8 @@ import yaml
 from drivers.sine import value_at
 from edge_agent import config, control
 from edge_agent.app import Agent
+from simulators.house import DEFAULT_START_MS, House
+from simulators.inverter import InverterServer, units_of
 
 OUTSIDE = """
 import asyncio
@@ -50,7 +52,7 @@ class Outside:
         if self.how == "returns late" and self.runs < 4:
             raise LinkError("nobody there")
         while True:
-            values = {"rain_mm": 1, "grid_power_w": None, "tank_l": 7}
+            values = {"rain_mm": 1, "grid_power_w": 4321 if self.how == "metered" else None, "tank_l": 7}
             await emit(Sample(self.devices[0], self.clock.boot_ms(), values))
             await asyncio.sleep(0.05)
 
@@ -197,6 +199,32 @@ async def test_a_driver_overhears_the_device_with_a_role_it_wants_to_know(outsid
         await until(lambda: len(overheard) >= 3 and agent.supervisors["other"].ok >= 3)
         assert {entry[:3] for entry in overheard} == {("rain", "grid", "wave")}
         assert agent.clock.boot_ms() - overheard[-1][3] < 10_000
+
+
+async def test_a_battery_keeps_the_contract_by_the_meter_that_another_driver_reads(outside, written):
+    server = InverterServer(units_of(["huawei"]), lambda: House(seed=1).at(DEFAULT_START_MS))
+    await server.start()
+    tariff = {"cheap": [{"from": "23:00", "to": "07:00"}], "capacity_kwh": 9.8, "contract_w": 6000}
+    device = {"map": "huawei_sun2000", "battery": {"owned_by": "agent", "max_soc_percent": 11, "tariff": tariff}}
+    line = {"host": "127.0.0.1", "port": server.port, "poll_s": 0.2, "gap_ms": 0, "connect_delay_ms": 0}
+    drivers = {
+        "meter": {"driver": "outside", "how": "metered"},
+        "line": {"driver": "modbus", **line, "devices": {"inverter": device}},
+    }
+    try:
+        async with serving(written(drivers, roles={"grid": "meter"})) as agent:
+
+            def plan():
+                detail = agent.supervisors["line"].status()
+                return detail["batteries"]["inverter"].get("plan", {})
+
+            await until(lambda: plan().get("house_from") == "house_meter")
+            battery_w = House(seed=1).at(DEFAULT_START_MS).battery_w
+            assert plan()["house_w"] == 4321 + battery_w
+            told = (await ask(agent, "status"))["drivers"]["line"]["detail"]["batteries"]["inverter"]["plan"]
+            assert told["house_from"] == "house_meter"
+    finally:
+        await server.close()
 
 
 async def test_a_lost_device_is_told_once_and_once_when_it_is_back(outside, written):
