@@ -3,8 +3,9 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pychonet.DistributionPanelMeter import _0287B3, _0287B5, _0287B7, _0287BA, _0287BC, _0287BE
 
 from drivers.api import MalformedError
 from drivers.echonet_ip import identity
@@ -266,3 +267,38 @@ def test_what_may_be_set_is_encoded_and_nothing_else():
             encode(aircon.settable("target_temperature_c"), wrong)
     with pytest.raises(ValueError, match="one of auto, cool"):
         encode(aircon.settable("air_conditioner_mode"), "freeze")
+
+
+IN_KWH = {0xC2: b"\x00", 0xB1: b"\xfc", 0xB8: b"\xfc"}  # counts in kWh, and no circuit is left out
+AMPERES = st.lists(st.tuples(st.integers(-3000, 3000), st.integers(-3000, 3000)), max_size=30)
+WATTS = st.lists(st.integers(-(10**6), 10**6), max_size=30)
+COUNTS = st.lists(st.tuples(st.integers(0, 999_999_999), st.integers(0, 999_999_999)), max_size=30)
+
+
+def listed(first, values, size):
+    return bytes([first, len(values)]) + b"".join(
+        part.to_bytes(size, "big", signed=True) for value in values for part in value
+    )
+
+
+def by_circuit(epc, edt, name):
+    """Return what we read of a list under one name, by circuit."""
+    read = PANEL.decode({epc: edt}, IN_KWH)
+    return [float(value) for key, value in read.items() if key.endswith(f"_{name}") and value is not None]
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 200), AMPERES, WATTS, COUNTS)
+def test_pychonet_reads_the_same_of_every_circuit(first, amperes, watts, counts):
+    for epc, read in ((0xB5, _0287B5), (0xBC, _0287BC)):
+        theirs = read(edt := listed(first, amperes, 2))["currents"]
+        assert by_circuit(epc, edt, "current_r_a") == [one["r_phase_a"] for one in theirs]
+        assert by_circuit(epc, edt, "current_t_a") == [one["t_phase_a"] for one in theirs]
+    edt = listed(first, [(watt,) for watt in watts], 4)
+    assert by_circuit(0xB7, edt, "consumption_power_w") == _0287B7(edt)["values"]
+    assert by_circuit(0xBE, edt, "power_w") == _0287BE(edt)["values"]
+    edt = listed(first, [(count,) for count, _ in counts], 4)
+    assert by_circuit(0xB3, edt, "consumption_energy_kwh") == _0287B3(edt)["values"]
+    theirs = _0287BA(edt := listed(first, counts, 4))["values"]
+    assert by_circuit(0xBA, edt, "normal_energy_kwh") == [one["normal_direction_kwh"] for one in theirs]
+    assert by_circuit(0xBA, edt, "reverse_energy_kwh") == [one["reverse_direction_kwh"] for one in theirs]
