@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 
 import pytest
+from meter_air import VirtualClock
 
 from drivers.api import Context, Event, Sample
 from drivers.contract import DictMemory
@@ -84,19 +85,6 @@ class MemoryLink(Link):
         self._transports.append(self._network.joined(self._address, self._take))
 
 
-class VirtualClock:
-    """The event loop's own time."""
-
-    def boot_ms(self):
-        return round(asyncio.get_running_loop().time() * 1000)
-
-    def unix_ms(self):
-        return START_MS + self.boot_ms()
-
-    async def sleep_until(self, boot_ms):
-        await asyncio.sleep(max(0, boot_ms - self.boot_ms()) / 1000)
-
-
 @pytest.fixture
 def steps(root, monkeypatch):
     monkeypatch.setattr(echonet, "_WATCH_S", 5.0)
@@ -112,7 +100,7 @@ class Played:
 
     def __init__(self, tmp_path):
         self.items, self.memory, self.tally = [], DictMemory(), Counter()
-        self.network, self.clock = Network(), VirtualClock()
+        self.network, self.clock = Network(), VirtualClock(START_MS)
         simulated = SimulatedClock(real_ms=self.clock.unix_ms)
         self._path = tmp_path / "served.log"
         self.simulated, self.log = simulated, ServedLog(self._path, simulated)
