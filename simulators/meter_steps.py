@@ -78,11 +78,20 @@ class AirStep(Step, frozen=True, kw_only=True, tag="air"):
     profile: Literal["measured", "ideal"]
 
 
-class WrongPassword(LastingStep, frozen=True, kw_only=True, tag="wrong_password"):
+class JoinsStep(LastingStep, frozen=True, kw_only=True):
+    """How the meter takes joins; the last one of these says when they are welcome again."""
+
+    @property
+    def what(self) -> object:
+        """Return what it is that lasts."""
+        return JoinsStep
+
+
+class WrongPassword(JoinsStep, frozen=True, kw_only=True, tag="wrong_password"):
     """The meter knows another password: it answers a join (PANA frames come) and declines."""
 
 
-class NoJoinAnswer(LastingStep, frozen=True, kw_only=True, tag="no_join_answer"):
+class NoJoinAnswer(JoinsStep, frozen=True, kw_only=True, tag="no_join_answer"):
     """The meter answers no join, and nothing tells why."""
 
 

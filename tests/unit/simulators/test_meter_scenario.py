@@ -24,6 +24,7 @@ from simulators.meter_steps import (
     Loss,
     Mute,
     NeighbourStep,
+    NoJoinAnswer,
     Notify,
     Restart,
     Unplug,
@@ -131,6 +132,13 @@ def test_all_else_a_j11_dongle_can_play():
               "damage": {"kind": "drop"}, "meter_clock": {"error_s": 1}}  # fmt: skip
     unfit = {word for word, kind in KINDS.items() if unfit_for_j11(kind(at_s=1, **needed.get(word, {}))) is not None}
     assert unfit == {"announce", "expire", "neighbour"}
+
+
+async def test_of_two_ways_to_keep_us_out_the_later_one_says_for_how_long():
+    clock, told = SteppedClock(), []
+    steps = (WrongPassword(at_s=10, for_s=20), NoJoinAnswer(at_s=20, for_s=50))
+    await scenario.play(steps, clock, lambda _: None, lambda step: told.append((clock.now // 1000, type(step))))
+    assert told == [(70, NoJoinAnswer)]
 
 
 async def test_what_lasts_at_one_device_is_not_ended_by_another_of_its_kind():
