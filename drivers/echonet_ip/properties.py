@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from drivers.api import Value
+from drivers.route_b.echonet import UNITS_KWH
 
 Type: TypeAlias = Literal["u8", "i8", "u16", "i16", "u32", "i32", "bits"]
 
@@ -28,18 +29,6 @@ _RANGES: dict[Type, tuple[int, int]] = {
     "i32": (-0x7FFFFFFF, 0x7FFFFFFD),
     "bits": (0, 0xFFFFFFFF),
 }
-UNITS_KWH = {
-    0x00: Decimal(1),
-    0x01: Decimal("0.1"),
-    0x02: Decimal("0.01"),
-    0x03: Decimal("0.001"),
-    0x04: Decimal("0.0001"),
-    0x0A: Decimal(10),
-    0x0B: Decimal(100),
-    0x0C: Decimal(1000),
-    0x0D: Decimal(10000),
-}
-"""Codes of a unit property (0287 C2)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def _scaling(unit_kwh: Decimal | None, coefficient: int | None) -> Scaling | Non
 
 
 def _unit(text: str) -> Decimal:
-    units = sorted(meter.UNITS_KWH.values())
+    units = sorted(echonet.UNITS_KWH.values())
     found = next((unit for unit in units if text.strip() in (f"{unit:f}", f"{float(unit):g}")), None)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no unit; one of {', '.join(f'{unit:f}' for unit in units)}")

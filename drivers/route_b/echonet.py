@@ -6,6 +6,7 @@ What a property means is the business of the class that owns it (`meter` for the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from struct import Struct
 from typing import NamedTuple
 
@@ -40,6 +41,19 @@ SERVICE_NAMES = {
     INF_SNA: "INF_SNA",
     SET_GET_SNA: "SetGet_SNA",
 }
+
+UNITS_KWH = {
+    0x00: Decimal(1),
+    0x01: Decimal("0.1"),
+    0x02: Decimal("0.01"),
+    0x03: Decimal("0.001"),
+    0x04: Decimal("0.0001"),
+    0x0A: Decimal(10),
+    0x0B: Decimal(100),
+    0x0C: Decimal(1000),
+    0x0D: Decimal(10000),
+}
+"""Codes of the unit property of an energy register (0288 E1, 0287 C2): kWh that one count stands for."""
 
 _TWO_LISTS = frozenset((SET_GET, SET_GET_RES, SET_GET_SNA))
 _TO_DESTINATION = frozenset((SET_I, SET_C, GET, INF_REQ, SET_GET, INFC_RES))

@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Any
 
 from drivers.api import Value
-from drivers.route_b.echonet import FrameError, property_map
+from drivers.route_b.echonet import UNITS_KWH, FrameError, property_map
 
 JST = timezone(timedelta(hours=9))
 """Meters keep Japan standard time, which has no summer time."""
@@ -37,19 +37,6 @@ MAKERS = {
     "000085": "Takaoka Toko",
     "0000CB": "Fuji Electric",
 }
-
-UNITS_KWH = {
-    0x00: Decimal(1),
-    0x01: Decimal("0.1"),
-    0x02: Decimal("0.01"),
-    0x03: Decimal("0.001"),
-    0x04: Decimal("0.0001"),
-    0x0A: Decimal(10),
-    0x0B: Decimal(100),
-    0x0C: Decimal(1000),
-    0x0D: Decimal(10000),
-}
-"""EPC E1: kWh that one count of the registers stands for."""
 
 MAX_COUNT = 99_999_999
 HISTORY_SLOTS = 48

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from drivers.quantities import QUANTITIES
 from drivers.route_b import meter
-from drivers.route_b.echonet import FrameError
+from drivers.route_b.echonet import UNITS_KWH, FrameError
 from drivers.route_b.meter import AtHalfHour, Scaling
 
 
@@ -70,7 +70,7 @@ def test_the_largest_energy_loses_no_digit():
     assert Scaling(Decimal("0.0001"), 999_999).kwh(99_999_999) == Decimal("9999989900.0001")
 
 
-@pytest.mark.parametrize("code", [code for code in range(256) if code not in meter.UNITS_KWH])
+@pytest.mark.parametrize("code", [code for code in range(256) if code not in UNITS_KWH])
 def test_an_unknown_unit_is_no_unit(code):
     with pytest.raises(FrameError, match="no unit"):
         meter.unit_kwh(bytes((code,)))
