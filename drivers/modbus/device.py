@@ -311,7 +311,7 @@ def _declared(register_map: RegisterMap) -> Mapping[str, Json]:
         return {}
     return {
         "quantities": {
-            name: {"unit": one.unit, "kind": one.kind, "ja": one.label_ja, "en": one.label_en}
+            name: {"unit": one.unit, "kind": one.kind, "label_ja": one.label_ja, "label_en": one.label_en}
             for name, one in register_map.quantities.items()
         }
     }

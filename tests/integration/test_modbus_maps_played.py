@@ -9,6 +9,7 @@ import pytest
 from playing import first_sample
 
 from drivers.modbus import library
+from edge_agent import registry
 from simulators.house import House
 from simulators.inverter import InverterServer, commanded, configure, played
 from simulators.modbus_chains import chain_of
@@ -70,7 +71,10 @@ async def test_a_played_chain_of_models_reads_back_as_the_house(chain):
         assert near(values["import_energy_kwh"], now.import_ws, "0.01" if 213 in chain else "0.001")
     if 204 in chain:
         assert values["meter2_power_w"] == now.grid_w
-        assert driver.describe()["inverter"]["quantities"]["meter2_power_w"]["unit"] == "W"
+        told = registry.described(driver.describe())["meter2_power_w"]
+        assert (told.unit, told.kind) == ("W", "gauge")
+        assert told.label_ja
+        assert told.label_en
 
 
 async def test_an_inverter_without_storage_calls_its_output_pv():
