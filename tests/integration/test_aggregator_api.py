@@ -30,7 +30,7 @@ DEVICES = {
     "meter": {"modulus_kwh": 100_000},
     "inverter": {
         "registers": {"pv_energy_kwh": {"modulus": "42949672.96"}},
-        "quantities": {"oddity_w": {"unit": "W", "ja": "交流"}},
+        "quantities": {"oddity_w": {"unit": "W", "kind": "gauge", "label_ja": "交流"}},
     },
 }
 
