@@ -126,7 +126,7 @@ def _meaning(record: GatewayRecord, quantity: str) -> dict[str, Any]:
         return {"unit": known.unit, "kind": known.kind, "label": {"ja": known.label_ja, "en": known.label_en}}
     told = _told_by_meta(record, quantity)
     kind = told.get("kind") if told.get("kind") in ("gauge", "counter", "state") else None
-    labels = {lang: told.get(f"label_{lang}") or told.get(lang) or quantity for lang in ("ja", "en")}
+    labels = {lang: told.get(f"label_{lang}") or quantity for lang in ("ja", "en")}
     return {"unit": told.get("unit"), "kind": kind, "label": labels}
 
 

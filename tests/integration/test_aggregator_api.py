@@ -264,7 +264,7 @@ def test_a_gateway_tells_moduli_and_units_of_its_devices():
     assert answers._modulus(record, None, "pv_energy_kwh") is None
     assert answers._meaning(record, "oddity_w") == {
         "unit": "W",
-        "kind": None,
+        "kind": "gauge",
         "label": {"ja": "交流", "en": "oddity_w"},
     }
     for odd in ({"devices": []}, {"devices": {"meter": 5}}, {"quantities": 7, "devices": {"meter": {"registers": 1}}}):
