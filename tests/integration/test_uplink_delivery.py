@@ -61,6 +61,7 @@ async def test_a_row_is_heard_acknowledged_and_let_go(tmp_path, broker, town, un
 async def test_the_broker_says_lost_when_the_gateway_is_cut_off(tmp_path, broker, town, until):
     async with gateway(tmp_path, broker.settings()) as (_, uplink):
         await until(lambda: town.payloads("state"))
+        await until(lambda: uplink.statistics()["connected"])
         uplink._connection._client._sock.shutdown(2)
         await until(lambda: b'{"state":"lost"}' in town.payloads("state"))
         await until(lambda: json.loads(town.payloads("state")[-1])["state"] == "online")
