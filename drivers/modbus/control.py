@@ -7,7 +7,6 @@ table stands in the file, and what is refused, is in `control_table`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal
@@ -15,7 +14,7 @@ from decimal import ROUND_DOWN, Decimal
 from drivers.api import RefusedError, Value
 from drivers.battery.modes import Mode, ModeFacts, Request, Write
 from drivers.modbus.planner import Request as Registers
-from drivers.modbus.registers import Encoding, decode, scale_exponent
+from drivers.modbus.registers import Encoding, decode, encode, scale_exponent
 
 LIMITS: Mapping[Mode, str] = {"charge": "charge_w", "discharge_to_load": "discharge_w"}
 """Which of the device's own limits bounds a mode's power."""
@@ -200,23 +199,10 @@ def bits(name: str, setting: Setting, number: Decimal) -> int:
     encoding = setting.encoding
     if encoding.type == "enum" and number not in encoding.names:
         raise RefusedError(f"{name} = {number} is none of {', '.join(encoding.names.values())}")
-    count = (number - encoding.offset) / encoding.scale
-    width = 16 * encoding.words
-    if encoding.type == "f32":
-        raw = int.from_bytes(struct.pack(">f", count), "big")
-    else:
-        whole = int(count.to_integral_value())
-        lowest, highest = (
-            (-(1 << width - 1), (1 << width - 1) - 1) if encoding.type[0] == "s" else (0, (1 << width) - 1)
-        )
-        if not lowest <= whole <= highest:
-            raise RefusedError(f"{name} = {number} does not fit {encoding.type}")
-        raw = whole & (1 << width) - 1
-    return _swapped(raw) if encoding.order == "little" and encoding.words == 2 else raw
-
-
-def _swapped(raw: int) -> int:
-    return (raw & 0xFFFF) << 16 | raw >> 16
+    try:
+        return encode(number, encoding)
+    except ValueError as error:
+        raise RefusedError(f"{name} = {error}") from error
 
 
 def number(setting: Setting, raw: int) -> Value:

@@ -15,7 +15,7 @@ from msgspec import Meta
 from drivers.api import ConfigError
 from drivers.modbus.derived import Derived, Sum, Withheld
 from drivers.modbus.planner import MOST_REGISTERS, Hole, Limits, Point, Poll, Space, crosses
-from drivers.modbus.registers import TYPES, WORDS, Encoding, Type, WordOrder
+from drivers.modbus.registers import TYPES, WORDS, Encoding, Type, WordOrder, whole_range
 from drivers.quantities import QUANTITIES, Kind
 from drivers.settings import Table, convert, load_yaml
 
@@ -442,9 +442,7 @@ def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Se
 
 
 def _range(encoding: Encoding) -> tuple[Decimal, Decimal]:
-    bits = 16 * encoding.words
-    if encoding.type[0] == "f":
+    if encoding.type in {"f32", "f64"}:
         return Decimal("-3.4e38"), Decimal("3.4e38")
-    if encoding.type[0] == "s":
-        return Decimal(-(1 << bits - 1)), Decimal((1 << bits - 1) - 1)
-    return Decimal(0), Decimal((1 << bits) - 1)
+    least, most = whole_range(encoding)
+    return Decimal(least), Decimal(most)

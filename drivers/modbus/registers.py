@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from typing import Literal, TypeAlias, get_args
 
 from drivers.api import MalformedError, Value
@@ -28,6 +28,8 @@ MAX_SCALE_EXPONENT = 10
 NO_SCALE_FACTOR = 0x8000
 
 _CODES = {1: "H", 2: "I", 4: "Q"}
+_FLOATS = {"f32": ">f", "f64": ">d"}
+_IS_SIGNED = {kind: kind[0] == "s" for kind in ("u16", "s16", "u32", "s32", "u64", "s64", "bits", "enum")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,37 @@ def decode(raw: Raw, encoding: Encoding, scale_factor: Raw | None = None) -> Val
     return _MEANING[encoding.type](raw, encoding, _exponent(scale_factor))
 
 
+def encode(number: Decimal, encoding: Encoding) -> int:
+    """Return the raw bits that `decode` reads as this number, to the nearest count; raises ValueError if none do."""
+    try:
+        count = (number - encoding.offset) / encoding.scale
+        plain = _float_bits(count, encoding) if encoding.type in _FLOATS else _whole_bits(count, encoding)
+    except (DecimalException, OverflowError, KeyError) as error:
+        raise ValueError(f"{number} does not fit {encoding.type}") from error
+    return _swap_words(plain, encoding.words) if encoding.order == "little" else plain
+
+
+def _float_bits(count: Decimal, encoding: Encoding) -> int:
+    near = float(count)
+    if not math.isfinite(near):
+        raise OverflowError
+    return int.from_bytes(struct.pack(_FLOATS[encoding.type], -near if encoding.negate else near), "big")
+
+
+def _whole_bits(count: Decimal, encoding: Encoding) -> int:
+    whole = int(-count.to_integral_value() if encoding.negate else count.to_integral_value())
+    least, most = whole_range(encoding)
+    if not least <= whole <= most:
+        raise OverflowError
+    return whole & (1 << 16 * encoding.words) - 1
+
+
+def whole_range(encoding: Encoding) -> tuple[int, int]:
+    """Return the least and the most that a type of whole numbers holds, in counts; raises KeyError for another type."""
+    bits = 16 * encoding.words
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if _IS_SIGNED[encoding.type] else (0, (1 << bits) - 1)
+
+
 def text(raw: bytes) -> str | None:
     """Return the printable text of string registers; None when there is none."""
     shown = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
@@ -147,7 +180,7 @@ def _number(number: int, encoding: Encoding, exponent: int | None) -> Value:
 
 
 def _float(raw: int, encoding: Encoding, exponent: int | None) -> Value:
-    (number,) = struct.unpack(">f" if encoding.words == 2 else ">d", raw.to_bytes(2 * encoding.words, "big"))
+    (number,) = struct.unpack(_FLOATS[encoding.type], raw.to_bytes(2 * encoding.words, "big"))
     if exponent is None or not math.isfinite(number):
         return None
     shown = _shortest_float32(number) if encoding.words == 2 else repr(number)

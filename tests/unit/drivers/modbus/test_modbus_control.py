@@ -1,6 +1,7 @@
 """A map's control table: what it refuses, and how numbers become bits."""
 
 import re
+import struct
 from dataclasses import replace
 from decimal import Decimal
 
@@ -35,6 +36,7 @@ CHARGE = {
 }
 
 
+INFINITE = Decimal("Infinity")
 DIVISORS = {"watts_per_percent": Decimal(50)}
 
 
@@ -167,25 +169,75 @@ def test_a_map_that_is_not_for_sunspec_has_no_models():
         parse("test", yaml.safe_dump(MAP | {"writable": {"x": {"model": 124, "point": "OutWRte", "type": "s16"}}}))
 
 
+WHOLE = {kind: int(kind[1:]) for kind in ("u16", "s16", "u32", "s32", "u64", "s64")}
+
+
+def setting_of(kind, order="big", scale=Decimal(1), offset=Decimal(0)):
+    encoding = Encoding(kind, WORDS[kind], order, scale, offset=offset)
+    return Setting(Registers("holding", 1, WORDS[kind]), encoding, least=Decimal("-1e45"), most=Decimal("1e45"))
+
+
+def number_of(kind, data):
+    """Draw a count that the type holds, its ends among them."""
+    if kind in WHOLE:
+        least, most = (
+            (-(1 << WHOLE[kind] - 1), (1 << WHOLE[kind] - 1) - 1) if kind[0] == "s" else (0, 2 ** WHOLE[kind] - 1)
+        )
+        return data.draw(st.integers(least, most) | st.sampled_from([least, most]))
+    width = 32 if kind == "f32" else 64
+    return data.draw(st.floats(width=width, allow_nan=False, allow_infinity=False))
+
+
 @given(
-    st.sampled_from(["u16", "s16", "u32", "s32", "f32"]),
+    st.sampled_from([*WHOLE, "f32", "f64"]),
     st.sampled_from(["big", "little"]),
-    st.sampled_from([Decimal(1), Decimal("0.1"), Decimal(10)]),
-    st.integers(-30_000, 30_000),
+    st.sampled_from([Decimal(1), Decimal("0.1"), Decimal(10), Decimal(-1)]),
+    st.sampled_from([Decimal(0), Decimal(-100)]),
+    st.data(),
 )
-def test_what_was_encoded_is_decoded_to_the_same_number(kind, order, scale, count):
-    setting = Setting(
-        Registers("holding", 1, WORDS[kind]),
-        Encoding(kind, WORDS[kind], order, scale),
-        least=Decimal(-(10**6)),
-        most=Decimal(10**6),
-    )
-    value = count * scale
-    if kind[0] == "u" and count < 0:
-        with pytest.raises(RefusedError):
-            bits("x", setting, value)
-    else:
-        assert number(setting, bits("x", setting, value)) == value
+def test_what_was_encoded_is_decoded_to_the_same_number(kind, order, scale, offset, data):
+    plain = number_of(kind, data)
+    code = {"f32": ">f", "f64": ">d"}.get(kind)
+    wire = struct.pack(code, plain) if code else (plain % (1 << WHOLE[kind])).to_bytes(WHOLE[kind] // 8, "big")
+    words = [wire[at : at + 2] for at in range(0, len(wire), 2)]
+    raw = int.from_bytes(b"".join(words if order == "big" else reversed(words)), "big")
+    setting = setting_of(kind, order, scale, offset)
+    value = number(setting, raw)
+    if code is None:
+        assert value == plain * scale + offset
+        assert bits("x", setting, Decimal(value)) == raw
+    elif abs(value) < Decimal("1e45"):
+        again = number(setting, bits("x", setting, value))
+        assert abs(again - value) <= abs(value) * Decimal("1e-6") + Decimal("1e-4")
+        if scale in (1, -1) and not offset and plain:
+            assert bits("x", setting, value) == raw
+
+
+@pytest.mark.parametrize(
+    ("kind", "order", "value", "words"),
+    [
+        ("f32", "little", "1500", "8000 44bb"),
+        ("f64", "big", "1500", "4097 7000 0000 0000"),
+        ("f64", "little", "-0.5", "0000 0000 0000 bfe0"),
+        ("u64", "big", "1500", "0000 0000 0000 05dc"),
+        ("u64", "little", "1500", "05dc 0000 0000 0000"),
+        ("s64", "little", "-2", "fffe ffff ffff ffff"),
+        ("u32", "little", "0x12345678", "5678 1234"),
+    ],
+)
+def test_the_words_of_a_number_lie_on_the_wire_as_its_type_says(kind, order, value, words):
+    raw = bits("x", setting_of(kind, order), Decimal(int(value, 16) if "x" in value else value))
+    assert raw.to_bytes(2 * WORDS[kind], "big").hex(" ", 2) == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("f32", "4e38"), ("f64", "1e400"), ("u64", "-1"), ("u64", str(1 << 64)), ("s64", str(1 << 63)), ("string", "1")],
+)
+def test_a_number_that_its_type_does_not_hold_is_refused(kind, value):
+    setting = Setting(Registers("holding", 1, 4), Encoding(kind, WORDS.get(kind, 4)), least=-INFINITE, most=INFINITE)
+    with pytest.raises(RefusedError, match=f"does not fit {kind}"):
+        bits("x", setting, Decimal(value))
 
 
 def test_outage_is_told_only_by_the_state_that_says_so():
