@@ -9,7 +9,7 @@ import msgspec
 from drivers.api import ConfigError
 from simulators.air import ONE_PROPERTY
 from simulators.faults import Way
-from simulators.scenario import Epcs, LastingStep, Seconds, Share, Step, kinds_of
+from simulators.scenario import Epcs, LastingStep, Moment, Seconds, Share, Step, kinds_of
 
 EventNumber = Annotated[str, msgspec.Meta(pattern="^[0-9A-Fa-f]{2}$")]
 """As SKSTACK prints it, hexadecimal; in quotes."""
@@ -68,8 +68,9 @@ class Latency(Step, frozen=True, kw_only=True, tag="latency"):
     )
 
     def __post_init__(self) -> None:
-        if list(self.percentiles_s) != sorted(self.percentiles_s) or not 0 <= self.percentiles_s[0] <= 60:
-            raise ValueError("percentiles_s: not four rising times of at least 0 s")
+        least, median, p95, most = self.percentiles_s
+        if not 0 <= least <= median <= p95 <= most <= 600:
+            raise ValueError("percentiles_s: not four rising times from 0 to 600 s")
 
 
 class AirStep(Step, frozen=True, kw_only=True, tag="air"):
@@ -134,7 +135,7 @@ class Damage(LastingStep, frozen=True, kw_only=True, tag="damage"):
 
     kind: Literal["drop", "duplicate", "corrupt", "insert", "split", "delay", "stall"]
     rate: Share = 1.0
-    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    seconds: Moment = 0.0
     way: Way = "both"
     for_s: Seconds | None = 60.0
 

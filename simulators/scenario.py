@@ -22,7 +22,11 @@ from simulators.clock import SimulatedClock
 MAX_BYTES = 256 * 1024
 MAX_STEPS = 10_000
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+MAX_S = 1e9
+"""Some thirty years; a longer time is a slip of the pen, and an endless one has no milliseconds."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_S)]
+Moment = Annotated[float, msgspec.Meta(ge=0, le=MAX_S)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Epc = Annotated[str, msgspec.Meta(pattern="^[0-9A-Fa-f]{2}$")]
 Epcs = Annotated[tuple[Epc, ...], msgspec.Meta(min_length=1)]
@@ -31,7 +35,7 @@ Epcs = Annotated[tuple[Epc, ...], msgspec.Meta(min_length=1)]
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
     """One thing that happens at a time."""
 
-    at_s: Annotated[float, msgspec.Meta(ge=0)]
+    at_s: Moment
 
 
 class LastingStep(Step, frozen=True, kw_only=True):

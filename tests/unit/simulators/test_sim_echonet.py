@@ -133,6 +133,9 @@ def test_an_image_is_played_as_it_is(balance):
         ("{at_s: 1, do: move, device: pv, to: 192.0.2.7}", "to = '192.0.2.7': not an address of this computer"),
         ("{at_s: 1, do: slow, seconds: [9, 3]}", "seconds = .*rising"),
         ("{at_s: 1, do: curt}", "most: missing"),
+        ("{at_s: .inf, do: restart}", "at_s = inf: "),
+        ("{at_s: 1, do: silent, for_s: .inf}", "for_s = inf: "),
+        ("{at_s: 1, do: slow, seconds: [3, .inf]}", "seconds = .*rising"),
         ("{at_s: 1, do: unplug}", "do = 'unplug': .*one of silent, slow"),
     ],
 )
