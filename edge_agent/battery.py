@@ -19,6 +19,10 @@ from edge_agent import config, control, wire
 from edge_agent.config import Configuration
 
 ACTIONS = ("status", "normal", "hold", "charge", "discharge_to_load", "reserve")
+LEFT = (
+    "元に戻せていない。batteryの設定がない / "
+    "left as it was: a former command was not undone, and there is no `battery` table for it"
+)
 _SPAN = re.compile(r"^(\d+(?:\.\d+)?)(s|m|min|h)?$")
 _METERS = {
     "house_meter": "家のメーター / the house's meter",
@@ -75,11 +79,16 @@ command = BatteryCommand()
 
 async def _ask(configuration: Configuration, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the status of each battery, or of the one that was commanded."""
+    is_asked = arguments.action == "status"
     owners, known = await _batteries(configuration)
-    if arguments.action == "status":
+    if not (known if is_asked else owners):
+        raise ConfigError(
+            "drivers", "no device has a `battery` table", "see docs/battery.md; all batteries are only read"
+        )
+    if is_asked:
         wanted = known if arguments.device is None else {_one(configuration, arguments.device, known): {}}
         return {device: known[device] for device in wanted}
-    device = _one(configuration, arguments.device, known)
+    device = _one(configuration, arguments.device, {device: known[device] for device in owners})
     asked: dict[str, Json] = {
         "device": device,
         "mode": arguments.action,
@@ -94,16 +103,14 @@ async def _ask(configuration: Configuration, arguments: argparse.Namespace) -> d
 
 
 async def _batteries(configuration: Configuration) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Return driver and status of each battery the agent may tell of."""
+    """Return which driver commands a battery, and the status of each, also of those left with a former command."""
     status = await control.ask(configuration.sockets, "status", {})
     owners, known = dict[str, str](), dict[str, dict[str, Any]]()
     for name, driver in status.get("drivers", {}).items():
         for device, one in driver.get("detail", {}).get("batteries", {}).items():
             owners[device], known[device] = name, one
-    if not known:
-        raise ConfigError(
-            "drivers", "no device has a `battery` table", "see docs/battery.md; all batteries are only read"
-        )
+        for device in driver.get("detail", {}).get("left_commanded", []):
+            known.setdefault(device, {"mode": LEFT})
     return owners, known
 
 
@@ -138,7 +145,7 @@ def _lines(device: str, answer: dict[str, Any]) -> list[str]:
         f"{device}: {answer.get('mode')}",
         *(f"  {line}" for line in (_planned(plan) if isinstance(plan, dict) else ())),
         *(f"  {key.replace('_', ' '):16} {_plain(value)}" for key, value in shown.items()),
-        f"  {'writes':16} {counted}",
+        *([f"  {'writes':16} {counted}"] if writes else ()),
         f"  {'allowed':16} {', '.join(answer.get('allowed', [])) or 'none'}",
     ]
 

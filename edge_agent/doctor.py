@@ -191,6 +191,7 @@ def _of_drivers(configuration: Configuration, devices: _Devices) -> Iterator[Che
         known = devices.drivers.get(name)
         if known is None:  # an agent that cannot be asked was told of already
             continue
+        yield from _left_commanded(known)
         kind = table.get("driver")
         if kind not in offered or known.get("state") == "off":
             yield from _of_devices(name, devices)
@@ -201,6 +202,18 @@ def _of_drivers(configuration: Configuration, devices: _Devices) -> Iterator[Che
             yield from (Check(*found) for found in registry.load(registry.CHECKS, kind)(context, own, known))
         except ConfigError as error:
             yield Check(f"driver {name}", "error", error.problem, error.remedy)
+
+
+def _left_commanded(driver: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield the batteries that were told something and that nobody may undo any more."""
+    detail = driver.get("detail")
+    for device in detail.get("left_commanded", []) if isinstance(detail, Mapping) else ():
+        found = f"{device}: 以前の指令が残っています / a former command was not undone"
+        remedy = (
+            "機器のアプリで戻すか、battery: を一度設定して再起動 / "
+            "set it back by hand, or give the unit its `battery` table for one start"
+        )
+        yield Check("battery", "warning", found, remedy)
 
 
 def _of_devices(name: str, devices: _Devices) -> Iterator[Check]:

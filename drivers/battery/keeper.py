@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Sample, Value
 from drivers.battery.alert import AlertWatch
+from drivers.battery.debt import Owed, key_at, key_of, owed_from
 from drivers.battery.learnt import WEEKDAYS
 from drivers.battery.ledger import Ledger
-from drivers.battery.modes import MODES, Controls, Mode, Owner, Request, UnansweredError, Write
+from drivers.battery.modes import Controls, Mode, Owner, Request, UnansweredError, Write
 from drivers.battery.orders import request_of
 from drivers.battery.outage import hours_left, is_grid_gone
 from drivers.battery.policy import Policy
@@ -38,49 +38,14 @@ STUCK_AFTER = 3
 """Failed attempts to restore after which a person is told."""
 
 
-@dataclass(slots=True)
-class Owed:
-    """What is changed on the device: the mode begun, the bits saved before it, the bits we set, and its witnesses."""
-
-    mode: Mode
-    saved: dict[str, int]
-    ours: dict[str, int] = field(default_factory=dict)
-    witnesses: dict[str, int] = field(default_factory=dict)
-
-    def as_json(self) -> Json:
-        """Return what is remembered."""
-        return {
-            "mode": self.mode,
-            "saved": {**self.saved},
-            "ours": {**self.ours},
-            "witnesses": {**self.witnesses},
-        }
-
-
-def key_of(device: str) -> str:
-    """Return the key under which a device's debt is remembered."""
-    return f"battery/{device}"
-
-
-def owed_from(remembered: Json) -> Owed | None:
-    """Return what an earlier life owes; None when nothing that makes sense was remembered."""
-    if not isinstance(remembered, dict):
-        return None
-    mode = next((mode for mode in MODES if mode == remembered.get("mode")), None)
-    if mode is None:
-        return None
-    return Owed(mode, *(_bits(remembered.get(key)) for key in ("saved", "ours", "witnesses")))
-
-
-def _bits(table: Json) -> dict[str, int]:
-    return {key: value for key, value in table.items() if type(value) is int} if isinstance(table, dict) else {}
-
-
 class Keeper:
-    """The command of one battery behind a link."""
+    """The command of one battery behind a link; `place` is where on the line: it stays when the device is renamed."""
 
-    def __init__(self, device: str, controls: Controls, settings: BatterySettings, clock: Clock, poll_s: float) -> None:
+    def __init__(
+        self, device: str, place: str, controls: Controls, settings: BatterySettings, clock: Clock, poll_s: float
+    ) -> None:
         self.device = device
+        self._key, self._former_key = key_at(place), key_of(device)
         self.settings = settings
         self.policy = Policy(settings, controls.modes, poll_s)
         self.ledger = Ledger(settings.stored_writes_per_day)
@@ -99,10 +64,6 @@ class Keeper:
         self._noted = ""
 
     @property
-    def _key(self) -> str:
-        return key_of(self.device)
-
-    @property
     def may_write(self) -> bool:
         """Whether this battery is ours to command at all."""
         return self.settings.owned_by == "agent"
@@ -111,9 +72,10 @@ class Keeper:
         """The link is open: restore first what an earlier life or connection owes."""
         self._emit, self._memory, self._leaving = emit, memory, False
         self._may_begin = isinstance(memory, Kept)  # a single reading must begin nothing that nobody undoes
-        self.ledger.recall(memory.get(f"{self._key}/writes"))
         self._recall_learnt(memory)
-        if (owed := owed_from(memory.get(self._key))) is not None:
+        for key in (self._key, self._former_key):
+            self.ledger.recall(memory.get(f"{key}/writes"))
+        if (owed := owed_from(memory.get(self._key)) or owed_from(memory.get(self._former_key))) is not None:
             self._owed, self.policy.owes = owed, True
             self.policy.away("the link is new")
             self.policy.reason = self.policy.reason or "the agent was started again"
@@ -333,7 +295,9 @@ class Keeper:
         self.ledger.afford(stored + self._stored_to_undo(owed, request.mode), self._clock.unix_ms())
         owed.ours = owed.ours | {write.setting: write.value for write in writes if write.compared}
         self._owed = owed
-        await self._remember({self._key: owed.as_json(), f"{self._key}/writes": self.ledger.reserve(stored)})
+        await self._remember(
+            {**self._former_keys(), self._key: owed.as_json(), f"{self._key}/writes": self.ledger.reserve(stored)}
+        )
         self.policy.begun(self._clock.boot_ms())
         for write in needed:
             if self._leaving:
@@ -353,7 +317,11 @@ class Keeper:
         for name, idle in self._controls.idle(mode).items():
             if saved.get(name, idle) != idle:
                 raise RefusedError(f"somebody else commands the battery: {name} is {saved[name]}, not {idle}")
-        return Owed(mode, saved, {}, await self._witnesses())
+        return Owed(mode, saved, {}, await self._witnesses(), self.device)
+
+    def _former_keys(self) -> dict[str, Json]:
+        """Return what forgets the keys of former versions."""
+        return {self._former_key: None, f"{self._former_key}/writes": None}
 
     async def _witnesses(self) -> dict[str, int]:
         return {name: await self._controls.get(name) for name in self._controls.witnesses}
@@ -406,7 +374,7 @@ class Keeper:
             return
         self.policy.restored()
         self._owed = None
-        done: dict[str, Json] = {self._key: None, f"{self._key}/writes": self.ledger.as_json()}
+        done = {**self._former_keys(), self._key: None, f"{self._key}/writes": self.ledger.as_json()}
         await self._tell("battery_mode", {"mode": "normal", "reason": self.policy.reason}, done)
 
     def _undoing(self, owed: Owed | None, failures: list[str]) -> tuple[Write, ...]:

@@ -26,8 +26,9 @@ from drivers.api import (
     RefusedError,
     Sample,
 )
+from drivers.battery.debt import key_at, key_of, owed_from
 from drivers.battery.house import ROLES
-from drivers.battery.keeper import Keeper, key_of
+from drivers.battery.keeper import Keeper
 from drivers.battery.policy import check
 from drivers.battery.settings import BatterySettings
 from drivers.modbus.battery import ModbusBattery
@@ -53,6 +54,7 @@ NO_MODE_REMEDY = (
     "remove it, or name `sunspec_storage` where the device has model 124",
 )
 
+MOST_UNITS = 256
 LOST_AFTER = 2
 """A device is lost when it missed this many rounds in a row; one lost answer on a radio link is no event."""
 FIRST_WAIT_S = 1.0
@@ -182,7 +184,7 @@ class Modbus:
             self._link.close()
 
     async def _open(self, emit: Emit, memory: Memory) -> None:
-        left = [name for name in self.devices if name not in self._keepers and memory.get(key_of(name)) is not None]
+        left = self._left_commanded(memory)
         for name in left if left != self._left else ():
             log.warning("%s: a former command was not undone, and without a `battery` table nothing is written", name)
         self._left = left
@@ -191,6 +193,19 @@ class Modbus:
             watch.device.connected()
         for keeper in self._keepers.values():
             await keeper.arrive(emit, memory)
+
+    def _left_commanded(self, memory: Memory) -> list[str]:
+        """Return the devices that are owed something and that nobody may write to any more."""
+        units = self._settings.devices.items()
+        kept = {device.unit for name, device in units if name in self._keepers}
+        found = [name for name in self.devices if name not in self._keepers and memory.get(key_of(name)) is not None]
+        for unit in range(1, MOST_UNITS):
+            remembered = memory.get(key_at(_place(unit)))
+            if remembered is not None and unit not in kept:
+                owed = owed_from(remembered)
+                former = f"{owed.device if owed is not None else ''} ({_place(unit)})".strip()
+                found += [name for name, device in units if device.unit == unit] or [former]
+        return list(dict.fromkeys(found))
 
     async def _leave(self) -> None:
         """Put batteries back before the link is closed; what cannot be done now is done at the next start."""
@@ -374,6 +389,7 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     settings = convert(table, Settings)
     if not settings.devices:
         raise ConfigError("devices", "no device", "name at least one, with its map and unit")
+    _check_units(settings)
     _check_learning(settings)
     endpoint = _endpoint(settings)
     maps = {name: _map(name, device, settings.maps) for name, device in settings.devices.items()}
@@ -394,6 +410,21 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     )
     keepers = [_keeper(device, settings, maps[device.name], link, context) for device in devices]
     return Modbus(context, settings, link, devices, tuple(keeper for keeper in keepers if keeper is not None))
+
+
+def _place(unit: int) -> str:
+    """Return where a device is on its line, whatever it is called."""
+    return f"unit {unit}"
+
+
+def _check_units(settings: Settings) -> None:
+    """Refuse two tables that would both command one unit."""
+    seen: dict[int, str] = {}
+    for name, device in settings.devices.items():
+        if device.battery is not None and (other := seen.setdefault(device.unit, name)) != name:
+            raise ConfigError(
+                f"devices.{name}.battery", f"{other} commands unit {device.unit} already", "keep one of the two"
+            )
 
 
 def _check_learning(settings: Settings) -> None:
@@ -426,7 +457,7 @@ def _keeper(
         check(device.battery, battery.modes, settings.poll_s)
     except ConfigError as error:
         raise error.under(f"devices.{name}") from error
-    return Keeper(name, battery, device.battery, context.clock, settings.poll_s)
+    return Keeper(name, _place(device.unit), battery, device.battery, context.clock, settings.poll_s)
 
 
 def _endpoint(settings: Settings) -> Endpoint:

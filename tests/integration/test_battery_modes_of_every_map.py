@@ -105,7 +105,7 @@ async def test_a_mode_is_what_the_battery_does_until_it_is_left(devices, name, m
             key: bits for key, bits in before.items() if key not in counting
         }
         assert device.server.balance().battery_w == DISCHARGE_W
-    assert device.receiver.memory.content.get("battery/inverter") is None
+    assert device.receiver.memory.content.get("battery/at/unit 1") is None
 
 
 @pytest.mark.parametrize(("name", "mode"), TIMED)
@@ -229,7 +229,7 @@ async def test_after_any_mishaps_and_a_return_the_device_is_as_it_was_within_a_m
         while device.control.changed():
             await device.rounds(1)
             assert device.clock.ms - returned <= 60_000
-    assert device.receiver.memory.content.get("battery/inverter") is None
+    assert device.receiver.memory.content.get("battery/at/unit 1") is None
     assert device.control.writes.total() > 0
 
 

@@ -142,7 +142,7 @@ async def test_each_mode_changes_its_settings_and_stopping_the_agent_puts_them_b
         assert line.control.changed() == changed
         assert line.control.writes["stored"] == len(changed)
     assert line.control.changed() == {}
-    assert line.memory.content.get("battery/inverter") is None
+    assert line.memory.content.get("battery/at/unit 1") is None
 
 
 @pytest.mark.parametrize(
@@ -405,3 +405,62 @@ def test_what_stays_on_when_the_box_dies_is_said_by_doctor_and_by_the_health_tha
     agent.supervisors["line"] = Supervisor("line", lambda: Line().build(battery))
     shown = agent.health()["drivers"]["line"]["detail"]["batteries"]["inverter"]
     assert shown.get("no_revert_timer") == ("accepted" if is_said else None)
+
+
+HYBRID = {"map": "huawei_sun2000", "unit": 1}
+
+
+def renamed(line, devices):
+    """Build the driver of the line with other devices."""
+    table = {"host": "127.0.0.1", "port": line.port, "poll_s": POLL_S, "timeout_s": 0.2, "gap_ms": 0}
+    return create(Context("modbus", line.clock, str), table | {"connect_delay_ms": 0, "devices": devices})
+
+
+async def killed_while_holding(line):
+    """Hold, which the device never ends, and go without a word: what the memory holds is all that is left."""
+    driver = renamed(line, {"inverter": HYBRID | {"battery": OURS}})
+    async with line.running(driver):
+        await line.told(driver, "hold")
+        driver._leave = _nothing
+    assert not line.control.is_normal
+
+
+async def test_a_device_that_got_another_name_after_a_kill_is_put_back(line):
+    await killed_while_holding(line)
+    driver = renamed(line, {"garage": HYBRID | {"battery": OURS}})
+    async with line.running(driver):
+        await line.back_in_normal()
+        await line.until(lambda: driver.status()["batteries"]["garage"]["mode"] == "normal")
+        assert driver.status()["batteries"]["garage"]["last_ended"] == "the agent was started again"
+    assert [key for key in line.memory.content if key.startswith("battery/") and line.memory.get(key)] == [
+        "battery/at/unit 1/writes"
+    ]
+
+
+async def test_what_a_former_version_owes_by_name_is_put_back_too(line):
+    await killed_while_holding(line)
+    line.memory.content["battery/inverter"] = line.memory.content.pop("battery/at/unit 1")
+    async with line.running(renamed(line, {"inverter": HYBRID | {"battery": OURS}})):
+        await line.back_in_normal()
+        await line.until(lambda: line.memory.get("battery/inverter") is None)
+
+
+async def test_a_unit_that_left_the_configuration_with_a_debt_is_named_in_log_health_and_doctor(line, caplog):
+    await killed_while_holding(line)
+    driver = renamed(line, {"sun": {"map": "sunspec", "unit": 2}})
+    async with line.running(driver):
+        await line.until(lambda: "left_commanded" in driver.status())
+        assert driver.status()["left_commanded"] == ["inverter (unit 1)"]
+        (check,) = doctor._left_commanded({"detail": driver.status()})
+    assert (check.verdict, "inverter (unit 1)" in check.found) == ("warning", True)
+    assert "inverter (unit 1): a former command was not undone" in caplog.text
+    assert not line.control.is_normal
+    only_read = renamed(line, {"garage": HYBRID})
+    async with line.running(only_read):
+        await line.until(lambda: only_read.status().get("left_commanded") == ["garage"])
+
+
+def test_two_tables_for_one_unit_are_refused():
+    one = {"map": "huawei_sun2000", "battery": {"owned_by": "agent"}}
+    with pytest.raises(ConfigError, match="commands unit 1 already"):
+        create(Context("modbus", FastClock(), str), {"host": "h", "devices": {"one": one, "other": one}})

@@ -238,7 +238,7 @@ async def test_a_stop_undoes_all_at_200_ms_an_answer_and_with_one_answer_lost(wi
         await wire.told(supervisor, mode, **arguments)
         wire.lose = lambda: next(answers) == lost
     assert wire.control.changed() == {}
-    assert wire.memory.get("battery/inverter") is None
+    assert wire.memory.get("battery/at/unit 1") is None
 
 
 async def test_a_stop_beside_a_mute_inverter_ends_in_time_and_the_next_start_undoes(wire):

@@ -1,8 +1,15 @@
 """What `edge-agent battery` says of a plan, in Japanese and English."""
 
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from edge_agent import battery
+from drivers.api import ConfigError
+from edge_agent import battery, config, control
 
 WRITES = {"ram": 3, "stored": 0, "stored_today": 0, "stored_per_day": 24}
 PLAN = {
@@ -63,3 +70,39 @@ def test_an_agent_without_a_plan_shows_its_words_and_one_that_still_learns_says_
     assert "  見込みの元 / from: 設定値 / as configured" in lines
     assert "  まだ2日分ない時刻 / not learnt on two days yet: 18:30" in lines
     assert "  計画 / plan: None: None / None" in told(plan={"expected_from": "tomorrow", "goal_percent": 3})
+
+
+@contextlib.asynccontextmanager
+async def agent(detail):
+    """A configuration, and the socket of an agent whose only driver says `detail`."""
+    with tempfile.TemporaryDirectory(prefix="edge-") as folder:
+        path = Path(folder) / "house.yaml"
+        table = {"gateway": {"id": "house-001"}, "state_directory": folder, "mqtt": {"host": "h"}, "drivers": {}}
+        path.write_text(json.dumps(table))
+        configuration = config.load(path)
+
+        async def status(arguments):
+            return {"drivers": {"line": {"detail": detail}}}
+
+        async with control.listening(
+            configuration.sockets[0], control.Desk({"status": status}, lambda *_: None, lambda: 0)
+        ):
+            yield configuration
+
+
+async def asked(configuration, action="status"):
+    names = ("device", "power_w", "soc_percent", "for_s", "until")
+    return await battery._ask(configuration, argparse.Namespace(action=action, **dict.fromkeys(names)))
+
+
+async def test_a_battery_left_with_a_former_command_is_shown_but_not_commanded():
+    async with agent({"left_commanded": ["inverter (unit 3)"]}) as configuration:
+        answers = await asked(configuration)
+        (line, allowed) = battery._lines("inverter (unit 3)", answers["inverter (unit 3)"])
+        assert "a former command was not undone" in line
+        assert allowed.endswith("none")
+        with pytest.raises(ConfigError, match="no device has a `battery` table"):
+            await asked(configuration, "hold")
+    async with agent({}) as configuration:
+        with pytest.raises(ConfigError, match="all batteries are only read"):
+            await asked(configuration)

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drivers.api import Event, LinkError, MalformedError, RefusedError, Sample
-from drivers.battery.keeper import Keeper, owed_from
+from drivers.battery.debt import owed_from
+from drivers.battery.keeper import Keeper
 from drivers.battery.modes import ModeFacts, UnansweredError, Write
 from drivers.battery.settings import AlertSettings, BatterySettings, TariffSettings, WindowSettings
 from drivers.contract import DictMemory
@@ -162,7 +163,7 @@ class House:
         self.born()
 
     def born(self):
-        self.keeper = Keeper("battery", self.inverter, self.settings, self.clock, POLL_S)
+        self.keeper = Keeper("battery", "unit 1", self.inverter, self.settings, self.clock, POLL_S)
         self.connected = False
 
     async def emit(self, item, remember=None):
@@ -281,7 +282,7 @@ def test_after_any_order_of_mishaps_and_a_return_the_device_is_normal_within_a_m
         await house.rounds(60)
         assert house.inverter.is_normal, (house.inverter.bits, house.keeper.status())
         assert not house.keeper.policy.owes
-        assert house.memory.get("battery/battery") is None
+        assert house.memory.get("battery/at/unit 1") is None
 
     asyncio.run(life())
 
@@ -304,7 +305,7 @@ async def test_a_command_is_saved_before_its_first_write_and_forgotten_when_undo
     put = house.inverter.put
 
     async def watched(write):
-        seen.append(owed_from(house.memory.get("battery/battery")))
+        seen.append(owed_from(house.memory.get("battery/at/unit 1")))
         await put(write)
 
     house.inverter.put = watched
@@ -315,7 +316,7 @@ async def test_a_command_is_saved_before_its_first_write_and_forgotten_when_undo
     assert house.inverter.sent == [("power", 1500), ("minutes", 2), ("command", 1)]
     await house.command("normal")
     assert house.inverter.bits == NORMAL
-    assert house.memory.get("battery/battery") is None
+    assert house.memory.get("battery/at/unit 1") is None
     assert house.events[-1] == ("battery_mode", {"mode": "normal", "reason": house.keeper.policy.reason})
 
 
@@ -518,7 +519,7 @@ async def test_stopping_the_agent_puts_the_battery_back():
     await house.command("hold", for_s=600)
     await house.stop()
     assert house.inverter.is_normal
-    assert house.memory.get("battery/battery") is None
+    assert house.memory.get("battery/at/unit 1") is None
 
 
 @pytest.mark.parametrize(
