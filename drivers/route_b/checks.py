@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from drivers.api import Context
 from drivers.route_b import radio
-from drivers.route_b.credentials import REMEDY
+from drivers.route_b.credentials import REFUSALS, REMEDY
 
 Step: TypeAlias = tuple[str, str, str, str]
 """Name, verdict (ok, warning or error), what was found, what to do."""
@@ -39,6 +39,10 @@ _REFUSED_ONCE_REMEDY = (
     "run it again in a minute; if it stays, check the password and the first 24 characters of the ID"
 )
 _WEAK_REMEDY = "ドングルの位置を変える / move the dongle while watching: edge-agent route-b aim CONFIG"
+_LOST_REMEDY = (
+    "再接続を待って再実行。続くなら電波が弱い。位置を変える / it joins again by itself: run it again in a minute; "
+    "if it stays, the radio is too weak; move the dongle while watching: edge-agent route-b aim CONFIG"
+)
 _SILENT_REMEDY = (
     "電波が弱い。位置を変える / the radio is too weak; move the dongle while watching: edge-agent route-b aim CONFIG"
 )
@@ -68,11 +72,17 @@ class _Meter:
 
     @property
     def is_joined(self) -> bool:
-        return self.detail.get("state") in {"joined", "limited"} or bool(self.detail.get("polls"))
+        """Tell whether it is so now: polls of an earlier session prove nothing once something stands in the way."""
+        return self.detail.get("state") in {"joined", "limited"} or (self.was_read and not self.trouble)
 
     @property
-    def refused(self) -> bool:
-        return bool(self.detail.get("refusals")) and not self.is_joined
+    def was_read(self) -> bool:
+        return bool(self.detail.get("polls"))
+
+    @property
+    def refusals(self) -> int:
+        """Return how many joins in a row were declined; the driver counts them anew after a join."""
+        return int(self.detail.get("refusals") or 0)
 
 
 def check(context: Context, table: Mapping[str, Any], health: Mapping[str, Any]) -> Iterator[Step]:
@@ -146,12 +156,12 @@ def _signal(meter: _Meter) -> Step | None:
 
 def _join(meter: _Meter) -> Step | None:
     detail = meter.detail
-    if meter.refused:
-        if meter.state != "waiting_for_credentials":  # one refusal may be the radio's fault
-            said = "拒否された。再試行中 / refused once, trying again"
-            return "join", "warning", said, _REFUSED_ONCE_REMEDY
+    if meter.refusals >= REFUSALS:  # also of credentials that worked before: a person must look at them
         said = "メーターが認証を拒否 / the meter was found and refuses the credentials"
         return "join", "error", said, _REFUSED_REMEDY + REMEDY
+    if meter.refusals and not meter.is_joined:
+        said = "拒否された。再試行中 / refused once, trying again"
+        return "join", "warning", said, _REFUSED_ONCE_REMEDY
     if meter.is_joined:
         seconds = detail.get("join_s")
         took = "" if seconds is None else f", {seconds} s"
@@ -160,7 +170,8 @@ def _join(meter: _Meter) -> Step | None:
         return None
     if detail.get("state") == "joining" and not detail.get("trouble"):
         return "join", "warning", "接続中 / joining", "少し待って再実行 / run it again in a minute"
-    return "join", "error", meter.trouble or "応答なし / no answer", _SILENT_REMEDY
+    remedy = _LOST_REMEDY if meter.was_read else _SILENT_REMEDY
+    return "join", "error", meter.trouble or "応答なし / no answer", remedy
 
 
 def _reading(meter: _Meter) -> Step | None:

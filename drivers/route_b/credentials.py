@@ -13,6 +13,8 @@ ID_LENGTH, PASSWORD_LENGTH = 32, 12
 MAX_TYPED = 4096
 """Nobody types more; what is longer is another file."""
 REMEDY = "登録する / store them: edge-agent route-b credentials CONFIG"
+REFUSALS = 2
+"""So many refused joins one after another make credentials that never worked wrong ones; a bad radio spoils one."""
 
 
 class CredentialsFormError(ValueError):

@@ -31,7 +31,7 @@ from drivers.polling import Ticks
 from drivers.route_b import echonet, meter, skstack
 from drivers.route_b.asking import Asking
 from drivers.route_b.awaiting import AwaitingCredentials
-from drivers.route_b.credentials import REMEDY, read_credentials
+from drivers.route_b.credentials import REFUSALS, REMEDY, read_credentials
 from drivers.route_b.dongles import MeterLink, Opening, open_dongle
 from drivers.route_b.echonet import Frame, FrameError
 from drivers.route_b.joining import Joining
@@ -57,8 +57,6 @@ HALF_HOURLY = (meter.IMPORT_AT_30MIN, meter.EXPORT_AT_30MIN)
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
 SILENT_POLLS = 3
 """Polls without an answer after which the session is taken for dead although nobody said so."""
-REFUSALS = 2
-"""So many refused joins one after another make credentials that never worked wrong ones."""
 HALF_HOUR_MS = 30 * 60_000
 NOTIFIED_WITHIN_MS = 5 * 60_000
 """A meter notifies its half-hourly reading within 5 minutes (AIF specification 3.2.1); later it must be asked."""

@@ -9,10 +9,12 @@ from drivers.route_b.checks import check
 from drivers.route_b.commands import BAR_CELLS, aim_line
 
 CONTEXT = Context("meter", FastClock(), str)
+REFUSES = "the meter refuses the route-B ID or the password"
 TABLE = {"port": "/dev/ttyUSB0", "credentials": "route-b"}
 DONGLE = {"state": "scanning", "firmware": "1.5.2", "dialect": "C2", "polls": 0}
 FOUND = DONGLE | {"state": "joining", "channel": 49, "pan_id": "6677", "rssi_dbm": -79.5}
 JOINED = FOUND | {"state": "joined", "join_s": 3.3, "joins": 1, "history": None}
+AGAIN = {"state": "waiting", "polls": 9, "joins": 1, "history": True}  # a session is over, and the next not there
 READ = JOINED | {"polls": 9, "failures": 1, "loss": 0.05, "history": True, "repaired": 40, "days_to_read": 1}
 
 
@@ -37,6 +39,11 @@ def steps(state, detail, error=""):
         ("running", FOUND | {"state": "waiting", "trouble": "no answer"}, "", "join", "error", "aim"),
         ("running", FOUND | {"refusals": 1, "trouble": "refuses"}, "", "join", "warning", "if it stays, check"),
         ("waiting_for_credentials", FOUND | {"refusals": 2}, "refused", "join", "error", "first 24 characters"),
+        ("running", FOUND | {"state": "waiting", "refusals": 7}, "", "join", "error", "first 24 characters"),
+        ("running", FOUND | AGAIN | {"refusals": 73, "trouble": REFUSES}, "", "join", "error", "first 24 characters"),
+        ("running", FOUND | AGAIN | {"trouble": "does not answer the join"}, "", "join", "error", "by itself"),
+        ("running", FOUND | AGAIN | {"trouble": "ended the session"}, "", "join", "error", "by itself"),
+        ("running", FOUND | {"polls": 9, "trouble": "ended the session"}, "", "join", "error", "by itself"),
         ("running", JOINED, "", "reading", "warning", "aim"),
         ("running", READ | {"trouble": "no answer within 20 s"}, "", "history", "ok", ""),
         ("running", READ | {"history": False}, "", "history", "warning", "gaps"),
@@ -50,6 +57,17 @@ def test_the_last_step_that_was_reached_says_what_to_do(state, detail, error, la
     assert remedy in found[last][2]
     assert all(rest[0] != "error" for name, rest in found.items() if name != last)
     assert all(rest[2] for rest in found.values() if rest[0] != "ok")  # nothing is wrong without a remedy
+
+
+def test_a_single_refusal_after_earlier_polls_is_a_warning_and_no_reading_is_claimed():
+    found = steps("running", FOUND | AGAIN | {"refusals": 1, "trouble": REFUSES})
+    assert found["join"][0] == "warning"
+    assert "if it stays, check" in found["join"][2]
+    assert "reading" not in found
+
+
+def test_values_of_a_driver_that_was_closed_in_peace_count():
+    assert steps("running", READ | {"state": "closed"})["join"][0] == "ok"  # as the doctor closes it without an agent
 
 
 def test_a_meter_that_is_read_passes_every_step():

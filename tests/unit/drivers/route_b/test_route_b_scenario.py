@@ -14,6 +14,7 @@ from meter_air import CREDENTIALS, START_MS, VirtualClock
 
 from drivers.api import Context, Event, LinkError, Sample
 from drivers.contract import DictMemory
+from drivers.route_b.checks import check
 from drivers.route_b.driver import RouteB, create
 from drivers.route_b.j11_session import J11Session
 from drivers.route_b.session import Session
@@ -23,7 +24,7 @@ from simulators.clock import SimulatedClock
 from simulators.house import House
 from simulators.log import ServedLog
 from simulators.meter import MeterSettings, serve
-from simulators.meter_steps import KINDS, Exchange, unfit_for_j11
+from simulators.meter_steps import KINDS, EndSession, Exchange, NoJoinAnswer, WrongPassword, unfit_for_j11
 from simulators.metering import NOBODYS_POWER_W, Nameplate
 
 HALF_HOUR_S = 1800
@@ -149,6 +150,12 @@ class Played:
     def events(self, kind):
         return [item.data for item in self.items if isinstance(item, Event) and item.kind == kind]
 
+    def doctor(self):
+        """Return what the doctor says of each step: verdict, finding, remedy."""
+        health = {"state": "running", "error": "", "detail": self.status}
+        context = Context("meter", self.clock, str)
+        return {name.removeprefix("meter: "): rest for name, *rest in check(context, {"port": "wire"}, health)}
+
     def live(self):
         return [item for item in self.items if isinstance(item, Sample) and isinstance(item.at, int)]
 
@@ -260,3 +267,15 @@ async def test_a_dongle_that_refuses_to_say_its_data_mode_is_joined_and_read(tmp
     assert (played.status["dialect"], played.status["failures"], played.status["joins"]) == ("C2", 0, 1)
     assert len(played.live()) >= 600 // POLL_S
     assert is_served(played)
+
+
+@pytest.mark.looptime(noop_cycles=0)
+@pytest.mark.parametrize(
+    ("keeps_out", "remedy"), [(WrongPassword, "first 24 characters"), (NoJoinAnswer, "it joins again by itself")]
+)
+async def test_the_doctor_says_why_a_meter_that_was_read_before_lets_nobody_in_any_more(tmp_path, keeps_out, remedy):
+    played = await Played(tmp_path, (keeps_out(at_s=600), EndSession(at_s=601))).play(2 * 3600)
+    assert played.status["polls"] >= 9
+    *_, (last, (verdict, said, what_to_do)) = played.doctor().items()
+    assert (last, verdict) == ("join", "error"), said
+    assert remedy in what_to_do
