@@ -38,7 +38,7 @@ class ModbusBattery:
         self._control = self._described = control
         self._models = models
         self._placed_for: tuple[Model, ...] | None = None
-        self._divisors: dict[str, Decimal] = {}
+        self._readings: dict[str, Decimal] = {}
         self.modes: Mapping[Mode, ModeFacts] = control.facts()
         self.settle_s = control.settle_s
         self.witnesses = control.witnesses
@@ -49,7 +49,7 @@ class ModbusBattery:
 
     def sequence(self, request: Request, limits: Mapping[str, int]) -> tuple[Write, ...]:
         """Return what to write for a request, by the scale factors and readings of the last `limits`."""
-        return self._control.sequence(request, limits, self._divisors)
+        return self._control.sequence(request, limits, self._readings)
 
     def undoing(self, mode: Mode, saved: Mapping[str, int]) -> tuple[Write, ...]:
         """Return what to write so that the mode is over."""
@@ -66,10 +66,10 @@ class ModbusBattery:
     async def limits(self) -> Mapping[str, int]:
         """Return the device's own limits; one that it does not tell now is left out."""
         await self._place(await self._found())
-        self._divisors = {}
-        for name in self._control.divisors:
-            if (divisor := await self._told(name)) is not None:
-                self._divisors[name] = divisor
+        self._readings = {}
+        for name in sorted(self._control.readings):
+            if (reading := await self._told(name)) is not None:
+                self._readings[name] = reading
         told = {key: await self._told(name) for key, name in self._control.limits.items()}
         return {key: int(value) for key, value in told.items() if value is not None and value > 0}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 
 from drivers.api import RefusedError, Value
 from drivers.battery.modes import Mode, ModeFacts, Request, Write
@@ -31,7 +31,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value the device lets us write, or only read (`writable` false); with a `place` it has no address yet."""
+    """One value the device lets us write, or only read (`writable` false); with a `place` it has no address yet.
+
+    `at_most` names the reading that what a mode writes may not exceed.
+    """
 
     registers: Registers
     encoding: Encoding
@@ -41,6 +44,7 @@ class Setting:
     least: Decimal = Decimal(0)
     most: Decimal = Decimal(0)
     place: Place | None = None
+    at_most: str | None = None
 
     def placed(self, address: int, data: bytes) -> Setting:
         """Return the setting of a device whose model lies at `address` and holds `data`; raises RefusedError."""
@@ -108,6 +112,12 @@ class Control:
         """The readings that powers are divided by."""
         return frozenset(step.per for mode in self.modes.values() for step in mode.do if step.per is not None)
 
+    @property
+    def readings(self) -> frozenset[str]:
+        """What must be read before a sequence can be computed: divisors, and what bounds a setting by `at_most`."""
+        written = {step.setting for mode in self.modes.values() for step in mode.do}
+        return self.divisors | {bound for name in written if (bound := self.settings[name].at_most) is not None}
+
     def facts(self) -> dict[Mode, ModeFacts]:
         """Return what the policy needs to know of each mode."""
         return {
@@ -133,9 +143,9 @@ class Control:
         return state in self.outage[1]
 
     def sequence(
-        self, request: Request, limits: Mapping[str, int], divisors: Mapping[str, Decimal] | None = None
+        self, request: Request, limits: Mapping[str, int], readings: Mapping[str, Decimal] | None = None
     ) -> tuple[Write, ...]:
-        """Return a request's writes; its power is cut to the device's own limit."""
+        """Return a request's writes, by fresh `readings`; its power is cut to the device's own limit."""
         most_w = limits.get(LIMITS.get(request.mode, ""))
         power_w = request.power_w if request.power_w is None or most_w is None else min(request.power_w, most_w)
         given = {"power_w": power_w, "soc_percent": request.soc_percent}
@@ -145,8 +155,9 @@ class Control:
             if number is None:
                 raise RefusedError(f"{request.mode} needs {step.to}")
             if step.per is not None:
-                number = self._shared(step, Decimal(number), (divisors or {}).get(step.per))
-            writes.append(self._write(step, bits(step.setting, self.settings[step.setting], Decimal(number))))
+                number = self._shared(step, Decimal(number), (readings or {}).get(step.per))
+            number = self._bounded(step, Decimal(number), readings or {})
+            writes.append(self._write(step, bits(step.setting, self.settings[step.setting], number)))
         return tuple(writes)
 
     def undoing(self, mode: Mode, saved: Mapping[str, int]) -> tuple[Write, ...]:
@@ -186,6 +197,21 @@ class Control:
         if not shared:
             raise RefusedError(f"{power_w} W is less than one step of {step.setting}")
         return shared
+
+    def _bounded(self, step: Step, number: Decimal, readings: Mapping[str, Decimal]) -> Decimal:
+        """Return a number cut to what `at_most` of its setting reads now, never rounded above it."""
+        setting = self.settings[step.setting]
+        if setting.at_most is None:
+            return number
+        most = readings.get(setting.at_most)
+        if most is None:
+            raise RefusedError(f"the device does not tell {setting.at_most} now, which bounds {step.setting}")
+        encoding = setting.encoding
+        if encoding.type not in {"f32", "f64"}:
+            rounding = ROUND_FLOOR if encoding.scale > 0 else ROUND_CEILING
+            count = ((most - encoding.offset) / encoding.scale).to_integral_value(rounding)
+            most = count * encoding.scale + encoding.offset
+        return min(number, most)
 
     def _write(self, step: Step, value: int) -> Write:
         setting = self.settings[step.setting]

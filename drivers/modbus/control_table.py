@@ -78,19 +78,23 @@ def parse_control(register_map: RegisterMap) -> Control | None:
     if not register_map.control:
         return None
     try:
-        return _control(convert(register_map.control, _ControlTable), register_map.writable)
+        return _control(convert(register_map.control, _ControlTable), register_map)
     except ConfigError as error:
         if error.key.startswith("writable."):
             raise
         raise error.under("control") from error
 
 
-def _control(table: _ControlTable, writable: Mapping[str, Writable]) -> Control:
+def _control(table: _ControlTable, register_map: RegisterMap) -> Control:
+    writable = register_map.writable
     settings = {name: _setting(one, compared=name not in table.restless) for name, one in writable.items()}
     for name, read in table.reads.items():
         if name in settings:
             raise ConfigError(f"reads.{name}", "stands under `writable` too", "give one of the two another name")
         settings[name] = _read_only(f"reads.{name}", read)
+    bounds = _bounds(register_map)
+    if taken := sorted(bounds.keys() & settings.keys()):
+        raise ConfigError("reads", "is how `at_most` calls its point", "give it another name", taken[0])
     if unknown := sorted(table.limits.keys() - set(LIMITS.values())):
         raise ConfigError(f"limits.{unknown[0]}", "no such limit", f"known: {', '.join(LIMITS.values())}")
     if unknown := [name for name in table.restless if name not in writable]:
@@ -104,7 +108,7 @@ def _control(table: _ControlTable, writable: Mapping[str, Writable]) -> Control:
     if unknown := sorted(name for name in divisors if name not in settings or settings[name].writable):
         raise ConfigError("modes", "`per` is no entry under `reads`", "declare it there", unknown[0])
     outage = None if table.outage is None else (table.outage.quantity, frozenset(table.outage.values))
-    return Control(settings, modes, {**table.limits}, tuple(table.witnesses), outage, table.settle_ms / 1000)
+    return Control(settings | bounds, modes, {**table.limits}, tuple(table.witnesses), outage, table.settle_ms / 1000)
 
 
 def _setting(one: Writable, *, compared: bool) -> Setting:
@@ -115,7 +119,25 @@ def _setting(one: Writable, *, compared: bool) -> Setting:
         least, most = one.minimum or Decimal(0), one.maximum or Decimal(0)
     registers = Registers("holding", one.address, encoding.words)
     place = None if one.model is None else _place(f"writable.{one.name}", one.model, one.point, encoding.words)
-    return Setting(registers, encoding, one.stored, compared, least=least, most=most, place=place)
+    at_most = None if one.at_most is None else _bound(one.at_most)
+    return Setting(registers, encoding, one.stored, compared, least=least, most=most, place=place, at_most=at_most)
+
+
+def _bound(quantity: str) -> str:
+    """Return the name under which a point that bounds settings is read; no name in `writable` or `reads` is like it."""
+    return f"points.{quantity}"
+
+
+def _bounds(register_map: RegisterMap) -> dict[str, Setting]:
+    """Return the points that bound settings, as values that are only read."""
+    wanted = {one.at_most for one in register_map.writable.values()}
+    return {
+        _bound(point.quantity): Setting(
+            Registers(point.space, point.address, point.encoding.words), point.encoding, writable=False
+        )
+        for point in register_map.points
+        if point.quantity in wanted
+    }
 
 
 def _read_only(key: str, read: _ReadTable) -> Setting:

@@ -42,7 +42,7 @@ class Writable:
     """A register that may be written, and with what; the numbers are in the value's unit, not in counts.
 
     `stored` registers lie in flash and wear out; `block` wants function 16 even for one register; `at_most` names a
-    quantity of the device that bounds the value, too. One of a SunSpec `model` has no address of its own: the device
+    point of the map that bounds what a mode writes, too. One of a SunSpec `model` has no address of its own: the device
     says where the model is.
     """
 
@@ -200,7 +200,7 @@ def parse(name: str, yaml_text: str) -> RegisterMap:
     _check_overlaps(_keyed(points, identity))
     derived = Derived(tuple(_sums(table, points)), tuple(_withheld(table, points)), hidden)
     writable = {key: _writable(table, key, row) for key, row in table.writable.items()}
-    _check_bounds(table, writable, points)
+    _check_bounds(writable, points)
     declared = {
         key: Declared(entry.unit, entry.kind, entry.label_ja, entry.label_en) for key, entry in table.quantities.items()
     }
@@ -421,11 +421,13 @@ def _writable(table: _MapTable, name: str, row: Mapping[str, Any]) -> Writable:
     return Writable(name, address, encoding, entry.unit, *bounds, entry.stored, entry.block, entry.at_most, *place)
 
 
-def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Sequence[Point]) -> None:
+def _check_bounds(writable: Mapping[str, Writable], points: Sequence[Point]) -> None:
     """Refuse a writable number without limits: what cannot be bounded cannot be written safely."""
-    quantities = {point.quantity for point in points}
+    known = {point.quantity: point for point in points}
     for name, one in writable.items():
         key = f"writable.{name}"
+        if one.at_most is not None:
+            _check_at_most(f"{key}.at_most", one.at_most, one.encoding, known.get(one.at_most))
         if one.encoding.type in _STATE_TYPES:
             if one.encoding.type == "enum" and not one.encoding.names:
                 raise ConfigError(f"{key}.names", "missing", "name every number that may be written")
@@ -437,8 +439,18 @@ def _check_bounds(table: _MapTable, writable: Mapping[str, Writable], points: Se
         low, high = sorted((bound - one.encoding.offset) / one.encoding.scale for bound in (one.minimum, one.maximum))
         if one.model is None and not least <= low <= high <= most:  # SunSpec's scale is the device's
             raise ConfigError(key, f"its limits do not fit {one.encoding.type}", "correct limits, scale or type")
-        if one.at_most is not None and one.at_most not in quantities and not table.sunspec:
-            raise ConfigError(f"{key}.at_most", "no such point", "name a point of this map", one.at_most)
+
+
+def _check_at_most(key: str, named: str, encoding: Encoding, point: Point | None) -> None:
+    """Refuse a bound that could not be read by itself, or not be compared."""
+    if encoding.type in _STATE_TYPES:
+        raise ConfigError(key, f"{encoding.type} is not compared", "remove it", named)
+    if point is None:
+        raise ConfigError(key, "no such point", "name a point of this map", named)
+    if point.encoding.type in _STATE_TYPES:
+        raise ConfigError(key, f"{point.encoding.type} is no bound", "name a point that is a number", named)
+    if point.scale_address is not None:
+        raise ConfigError(key, "is scaled by another register", "name a point without `scale_address`", named)
 
 
 def _range(encoding: Encoding) -> tuple[Decimal, Decimal]:

@@ -181,6 +181,8 @@ def test_writable_registers_are_data():
         ("max: 100", "max: .nan", "writable.reserve_percent: has no limits"),
         ("max: 100", "max: 100000", "its limits do not fit u16"),
         ("min: 0, max", "at_most: nothing, min: 0, max", "writable.reserve_percent.at_most = 'nothing': no such point"),
+        ("min: 0, max", "at_most: inverter_state, min: 0, max", "at_most = 'inverter_state': enum is no bound"),
+        ("{0: normal, 1: charge}", "{0: normal, 1: charge}, at_most: pv1_power_w", "writable.mode.at_most"),
         (", names: {0: normal, 1: charge}", "", "writable.mode.names: missing"),
         ("type: u16, unit", "type: string, words: 2, unit", "text is not written"),
         ("address: 9,", "address: 65535, order: big,", ""),

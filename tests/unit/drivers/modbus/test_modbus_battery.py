@@ -6,12 +6,13 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.api import RefusedError
+from drivers.api import ConfigError, RefusedError
 from drivers.battery.modes import Request, UnansweredError
 from drivers.modbus.battery import ModbusBattery
 from drivers.modbus.control_table import parse_control
 from drivers.modbus.library import find
 from drivers.modbus.link import ExceptionAnswerError, SilentError
+from drivers.modbus.register_map import parse
 from drivers.modbus.sunspec_points import Model
 
 CONTROL = parse_control(find("sunspec_storage"))
@@ -70,6 +71,66 @@ async def test_a_power_becomes_the_percentage_that_the_device_counts_never_more_
 async def test_the_devices_own_limit_bounds_the_power():
     writes = {write.setting: write.value for write in await sequence(Device(most_w=1_000).battery())}
     assert writes["charge_percent"] == 0x10000 - 10_000
+
+
+BOUNDED = """
+maker: Nobody
+points:
+  most_w: {address: 30, type: u16, scale: 0.1, hidden: true, sentinels: [0xFFFF]}
+writable:
+  watts: {address: 20, type: u16, scale: 10, min: 0, max: 5000, at_most: most_w}
+  depth_percent: {address: 21, type: u16, scale: -3, offset: 100, min: 0, max: 100, at_most: most_w}
+  free_w: {address: 22, type: u16, min: 0, max: 5000}
+control:
+  modes:
+    charge:
+      do: [{set: watts, to: power_w}]
+      undo: [{set: watts, to: saved}]
+    hold:
+      do: [{set: watts, to: 5000}]
+      undo: [{set: watts, to: 3000}]
+    reserve:
+      do: [{set: depth_percent, to: 90}, {set: free_w, to: 5000}]
+      undo: [{set: depth_percent, to: saved}, {set: free_w, to: saved}]
+"""
+
+
+async def test_what_a_mode_writes_is_cut_to_what_its_bound_reads_at_that_moment():
+    device = Device()
+    battery = device.battery(parse_control(parse("bounded", BOUNDED)))
+
+    async def written(mode, most):
+        device.words[30] = most
+        writes = await sequence(battery, Request(mode, "person", 0, power_w=1_234))
+        return {write.setting: write.value for write in writes}
+
+    assert await written("charge", 20_000) == {"watts": 123}
+    assert await written("charge", 10_199) == {"watts": 101}  # 1,019.9 W are 1,010 W in steps of ten, not 1,020 W
+    assert await written("hold", 10_199) == {"watts": 101}  # a number of the map, too
+    assert await written("charge", 0) == {"watts": 0}
+    assert await written("reserve", 850) == {"depth_percent": 5, "free_w": 5000}  # 100 - 3 * 5 = 85
+    assert [write.value for write in battery.undoing("hold", {})] == [300]  # undoing is never cut
+    assert [write.value for write in battery.undoing("charge", {"watts": 400})] == [400]
+
+
+@pytest.mark.parametrize("most", [0xFFFF, None])
+async def test_while_a_bound_is_not_told_nothing_is_begun(most):
+    device = Device()
+    device.words[30] = 20_000
+    battery = device.battery(parse_control(parse("bounded", BOUNDED)))
+    assert await sequence(battery)
+    if most is None:
+        del device.words[30]
+    else:
+        device.words[30] = most
+    with pytest.raises(RefusedError, match=r"does not tell points\.most_w now, which bounds watts"):
+        await sequence(battery)
+
+
+def test_a_bound_that_is_scaled_by_another_register_is_refused():
+    text = BOUNDED.replace("scale: 0.1, hidden", "scale_address: 31, hidden")
+    with pytest.raises(ConfigError, match=r"writable\.watts\.at_most = 'most_w': is scaled by another register"):
+        parse("bounded", text)
 
 
 async def test_settings_are_written_where_the_model_lies_also_after_it_has_moved():
