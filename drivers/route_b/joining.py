@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, TypeAlias
 
 import msgspec
 
-from drivers.api import Clock, Json, Memory
+from drivers.api import Clock, Json, Memory, RefusedError
 from drivers.route_b.requests import NoAnswerError
 from drivers.route_b.skstack import Pan
 
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 JOIN_SPACING_S = 30.0
 """Between the beginnings of two joins, whatever went wrong: joining over and over is what fills the air."""
+REFUSALS_BEFORE_A_SCAN = 5
+"""So many refusals in a row by the remembered network: whoever answers there may not be our meter any more."""
 LOOK_S = 0.5
 """How long a clock that may run fast is not looked at while a former program's join is waited out."""
 GRAIN_S = 0.001
@@ -58,6 +60,7 @@ class Joining:
         self._fingerprint = hashlib.sha256(route_b_id.encode()).hexdigest()[:8]  # tells IDs apart, gives none away
         self._clock = clock
         self._last_s: float | None = None
+        self._refused = 0  # by the remembered network, since the last scan
         self.state = "idle"
         self.joins = 0
         self.attempts = 0
@@ -68,13 +71,19 @@ class Joining:
 
     async def connect(self, network: Network, memory: Memory) -> None:
         """Join the remembered network, or find it anew when that fails; the network found is remembered."""
-        if (pan := self._remembered(memory)) is not None:
+        pan = self._remembered(memory)
+        if pan is not None and self._refused < REFUSALS_BEFORE_A_SCAN:
             try:
                 await self._join(network, pan, memory)
             except NoAnswerError as error:
                 log.info("the remembered network is not there: %s", error)
+            except RefusedError:
+                self._refused += 1
+                raise
             else:
+                self._refused = 0
                 return
+        self._refused = 0
         self.state = "scanning"
         self.scans += 1
         await network.prepare()

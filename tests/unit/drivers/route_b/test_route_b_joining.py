@@ -1,9 +1,12 @@
 """Joins keep their distance, also over restarts of the program; a first start waits for nothing."""
 
 import asyncio
+import contextlib
+from dataclasses import replace
 
 import pytest
 
+from drivers.api import RefusedError
 from drivers.contract import DictMemory
 from drivers.route_b import joining
 from drivers.route_b.joining import JOIN_SPACING_S, Joining
@@ -33,22 +36,27 @@ class Machine:
 
 
 class Air:
-    """A network that is found at once and answers `answers`; remembers when it was joined."""
+    """A network that is found at once and answers `answers`; remembers when it was joined, and what was done."""
 
     def __init__(self, *, answers=True):
         self.answers, self.ready_after_s = answers, 0
-        self.joined_at = []
+        self.there, self.refusing = PAN, set()  # channels on which somebody declines
+        self.joined_at, self.done = [], []
 
     async def prepare(self):
         pass
 
     async def scan(self):
-        return PAN
+        self.done.append("scan")
+        return self.there
 
     async def join(self, pan, begin):
         await asyncio.sleep(self.ready_after_s)
         await begin()
         self.joined_at.append(asyncio.get_running_loop().time())
+        self.done.append(pan.channel)
+        if pan.channel in self.refusing:
+            raise RefusedError("declined")
         if not self.answers:
             raise NoAnswerError("nobody there")
 
@@ -154,3 +162,36 @@ async def test_a_machine_without_names_for_its_boots_keeps_the_distance_all_the_
     await started(machine, air, memory)
     await started(machine, air, memory)
     assert air.shortest_s >= JOIN_SPACING_S
+
+
+async def connects(joins, air, memory, times):
+    for _ in range(times):
+        with contextlib.suppress(RefusedError):
+            await joins.connect(air, memory)
+
+
+async def test_a_remembered_network_that_refuses_five_times_in_a_row_is_scanned_for(boot):
+    air, memory = Air(), DictMemory()
+    joins = Joining(ID, Machine("first"))
+    await joins.connect(air, memory)
+    air.refusing = {0x3B}
+    air.done.clear()
+    await connects(joins, air, memory, 12)
+    assert air.done == [0x3B] * 5 + ["scan", 0x3B] + [0x3B] * 5 + ["scan", 0x3B]
+    air.there = replace(PAN, channel=0x21)
+    air.done.clear()
+    await connects(joins, air, memory, 7)
+    assert air.done == [0x3B] * 5 + ["scan", 0x21, 0x21]  # our meter is on another channel, and remembered there
+
+
+async def test_refusals_with_a_join_between_them_are_no_row(boot):
+    air, memory = Air(), DictMemory()
+    joins = Joining(ID, Machine("first"))
+    await joins.connect(air, memory)
+    air.done.clear()
+    for _ in range(3):
+        air.refusing = {0x3B}
+        await connects(joins, air, memory, 4)
+        air.refusing = set()
+        await joins.connect(air, memory)
+    assert "scan" not in air.done

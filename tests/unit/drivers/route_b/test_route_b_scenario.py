@@ -276,6 +276,7 @@ async def test_a_dongle_that_refuses_to_say_its_data_mode_is_joined_and_read(tmp
 async def test_the_doctor_says_why_a_meter_that_was_read_before_lets_nobody_in_any_more(tmp_path, keeps_out, remedy):
     played = await Played(tmp_path, (keeps_out(at_s=600), EndSession(at_s=601))).play(2 * 3600)
     assert played.status["polls"] >= 9
+    assert played.status["scans"] >= 3
     *_, (last, (verdict, said, what_to_do)) = played.doctor().items()
     assert (last, verdict) == ("join", "error"), said
     assert remedy in what_to_do
