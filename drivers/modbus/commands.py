@@ -160,7 +160,7 @@ def _scan_line(told: Mapping[str, object]) -> str:
         return f"unit {told['unit']:>3}  SunSpec  {name or '?'}  models {shown}"
     maps = told.get("maps")
     guesses = "; ".join(f"{key}: {value}" for key, value in maps.items()) if isinstance(maps, dict) else ""
-    return f"unit {told['unit']:>3}  answers  {guesses or 'no map knows it'}"
+    return f"unit {told['unit']:>3}  answers  {guesses or told.get('trouble') or 'no map knows it'}"
 
 
 async def _dump(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from drivers.api import Json, MalformedError, RefusedError, Value
 from drivers.modbus.learnt import HANGS_UP, Learnt
 from drivers.modbus.link import ExceptionAnswerError, HungUpError, Reads, ShortAnswerError, SilentError, UnreachedError
+from drivers.modbus.patience import read_or_refused
 from drivers.modbus.planner import Block, Limits, MovedError, Point, Request, plan
 from drivers.modbus.quality import Qualities, Quality
 from drivers.modbus.register_map import RegisterMap
@@ -271,14 +272,20 @@ class Device:
         self._planned_until_ms = None
 
     async def _discover(self, link: Reads) -> RegisterMap:
-        """Walk the unit's SunSpec models; a unit that is silent at one base is asked at the next one next time."""
+        """Walk the unit's SunSpec models; one that does not answer well at a base is asked at the next one next time.
+
+        What is busy, garbled or silent ends the walk with its error: a chain cut short would stay so until the unit is
+        connected anew.
+        """
         walk = discover(BASES[self._base :] + BASES[: self._base])
         request = next(walk)
+        absent_codes = self._over.absent_codes if self._over is not None else ()
         while True:
             try:
-                data = await self._header(link, request)
-            except (SilentError, HungUpError):
-                self._base = (self._base + 1) % len(BASES)
+                data = await read_or_refused(link, self.unit, request, self._timeout_s, absent_codes)
+            except (SilentError, HungUpError, RefusedError, MalformedError):
+                if request.address in BASES:
+                    self._base = (BASES.index(request.address) + 1) % len(BASES)
                 raise
             try:
                 request = walk.send(data)
@@ -286,12 +293,6 @@ class Device:
                 self.identity, self._models = dict(end.value.identity), end.value.models
                 found: RegisterMap = end.value.register_map()
                 return found if self._over is None else self._over.over(found)
-
-    async def _header(self, link: Reads, request: Request) -> bytes | None:
-        try:
-            return await link.read(self.unit, request, self._timeout_s)
-        except (ExceptionAnswerError, MalformedError):
-            return None
 
 
 def _counts(point: Point) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 from drivers.api import Json, LinkError, MalformedError
 from drivers.modbus import library
 from drivers.modbus.link import ExceptionAnswerError, Reads, SilentError
+from drivers.modbus.patience import read_or_refused
 from drivers.modbus.planner import Request, Space
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.registers import text
@@ -26,6 +27,8 @@ COMMON_MODEL = 1
 SERIAL_AT, SERIAL_WORDS = 50, 16
 NETWORK_MODELS = range(10, 20)
 """SunSpec's models of interfaces, addresses, proxies and dial-up: names, passwords, MAC addresses, nothing measured."""
+NOT_SERVED = frozenset({4})
+"""Beside 1, 2 and 3 what units say of registers that they do not have."""
 TEXT_WORDS = 2
 """Registers in a row that hold letters or digits and so may be a text; a shorter one tells nobody apart."""
 SPREAD_WORDS = 6
@@ -50,6 +53,8 @@ class Found:
     unit: int
     chain: Chain | None
     models: dict[str, str]
+    trouble: str = ""
+    """Why it could not be told what the unit is: it was busy, or its answers made no sense."""
 
     def told(self) -> dict[str, Json]:
         """Return it as JSON, without a serial number."""
@@ -59,6 +64,8 @@ class Found:
             told["models"] = [f"{model.id}@{model.address}+{model.length}" for model in self.chain.models]
         if self.models:
             told["maps"] = dict(self.models)
+        if self.trouble:
+            told["trouble"] = self.trouble
         return told
 
 
@@ -73,6 +80,9 @@ async def scan(link: Line, units: Iterable[int], timeout_s: float, maps: str | N
             models = {} if chain is not None else await _models(link, unit, known, timeout_s)
         except SilentError:
             continue
+        except (ExceptionAnswerError, MalformedError) as error:
+            yield Found(unit, None, {}, str(error))
+            continue
         except LinkError:
             if link.is_open:
                 raise
@@ -81,11 +91,14 @@ async def scan(link: Line, units: Iterable[int], timeout_s: float, maps: str | N
 
 
 async def chain_of(link: Line, unit: int, timeout_s: float) -> Chain | None:
-    """Return a unit's SunSpec chain, None when it answers and has none; raises SilentError, LinkError."""
+    """Return a unit's SunSpec chain, None when it answers and has none.
+
+    Raises SilentError, LinkError, and RefusedError or MalformedError where a busy or garbled unit leaves that open.
+    """
     walk = discover(BASES)
     request = next(walk)
     while True:
-        data = await _read(link, unit, request, timeout_s)
+        data = await read_or_refused(link, unit, request, timeout_s)
         try:
             request = walk.send(data)
         except StopIteration as end:
@@ -102,16 +115,17 @@ async def _models(link: Line, unit: int, known: Sequence[RegisterMap], timeout_s
         point = next((point for point in one.identity if point.quantity == "model"), None)
         if point is None or point.encoding.type != "string":
             continue
-        data = await _read(link, unit, Request(point.space, point.address, point.encoding.words), timeout_s)
+        data = await read_or_refused(link, unit, Request(point.space, point.address, point.encoding.words), timeout_s)
         if data is not None and (shown := text(data)) and len(shown) >= 3:
             models[one.name] = shown
     return models
 
 
-async def _read(link: Line, unit: int, request: Request, timeout_s: float) -> bytes | None:
+async def _served(link: Line, unit: int, request: Request, timeout_s: float) -> bytes | None:
+    """Return registers, None where the unit has no sense for this read; raises RefusedError while it is busy."""
     try:
-        return await link.read(unit, request, timeout_s)
-    except (ExceptionAnswerError, MalformedError):
+        return await read_or_refused(link, unit, request, timeout_s, NOT_SERVED)
+    except MalformedError:
         return None
 
 
@@ -157,7 +171,8 @@ def spans_of_chain(chain: Chain) -> list[Span]:
 async def dump(link: Line, unit: int, spans: Sequence[Span], timeout_s: float) -> list[tuple[int, str]]:
     """Return blocks of (first address, words in hex); what the unit refuses is halved and left out at last.
 
-    Raises LinkError when the unit falls silent, ValueError for more than MOST_DUMPED registers or two spaces.
+    Raises LinkError when the unit falls silent, RefusedError while it is busy, ValueError for more than MOST_DUMPED
+    registers or two spaces.
     """
     if len({span.space for span in spans}) > 1:
         raise ValueError("one dump holds one kind of register: holding or input")
@@ -168,7 +183,7 @@ async def dump(link: Line, unit: int, spans: Sequence[Span], timeout_s: float) -
     blocks: list[tuple[int, str]] = []
     while waiting:
         first, count = waiting.pop()
-        data = await _read(link, unit, Request(spans[0].space, first, count), timeout_s)
+        data = await _served(link, unit, Request(spans[0].space, first, count), timeout_s)
         if data is not None:
             blocks.append((first, data.hex()))
         elif count > 1:
