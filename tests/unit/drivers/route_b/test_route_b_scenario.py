@@ -24,7 +24,15 @@ from simulators.clock import SimulatedClock
 from simulators.house import House
 from simulators.log import ServedLog
 from simulators.meter import MeterSettings, serve
-from simulators.meter_steps import KINDS, EndSession, Exchange, NoJoinAnswer, WrongPassword, unfit_for_j11
+from simulators.meter_steps import (
+    KINDS,
+    EndSession,
+    Exchange,
+    NoJoinAnswer,
+    RefuseStep,
+    WrongPassword,
+    unfit_for_j11,
+)
 from simulators.metering import NOBODYS_POWER_W, Nameplate
 
 HALF_HOUR_S = 1800
@@ -280,3 +288,11 @@ async def test_the_doctor_says_why_a_meter_that_was_read_before_lets_nobody_in_a
     *_, (last, (verdict, said, what_to_do)) = played.doctor().items()
     assert (last, verdict) == ("join", "error"), said
     assert remedy in what_to_do
+
+
+@pytest.mark.looptime(noop_cycles=0)
+async def test_a_meter_without_a_serial_that_is_exchanged_is_told_by_its_address(tmp_path):
+    played = await Played(tmp_path, (RefuseStep(at_s=0, epcs=("8D",)), Exchange(at_s=7200))).play(3 * 3600)
+    (replaced,) = played.events("meter_replaced")
+    assert (replaced["series"], replaced["last"]["serial"], replaced["first"]["serial"]) == (2, None, None)
+    assert played.driver.describe()["meter"]["series"] == 2
