@@ -24,7 +24,9 @@ from typing import Any, Literal, TypeAlias
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from drivers.arguments import real, whole
 from simulators.clock import SimulatedClock, add_time_options, clock_from
+from simulators.house import SEED
 from simulators.log import ServedLog, add_log_option
 from simulators.walks import Tag, Walk, enrolment, make_tags, walks
 
@@ -455,17 +457,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bus", type=Path, required=True, metavar="PATH", help="socket of the private D-Bus that it starts"
     )
-    parser.add_argument("--seed", type=int, default=1, help="another number gives other walks")
-    parser.add_argument("--tags", type=_positive, default=12, metavar="N", help="how many tags there are (default 12)")
+    parser.add_argument("--seed", type=SEED, default=1, help="another number gives other walks")
     parser.add_argument(
-        "--walks", type=_positive, metavar="N", help="stop after so many that a scanner heard (default: never)"
+        "--tags", type=whole(1, 100_000), default=12, metavar="N", help="how many tags there are (default 12)"
     )
     parser.add_argument(
-        "--strangers", type=float, default=10.0, metavar="RATE", help="their packets in a real second (default 10)"
+        "--walks",
+        type=whole(1, 1_000_000_000),
+        metavar="N",
+        help="stop after so many that a scanner heard (default: never)",
+    )
+    parser.add_argument(
+        "--strangers",
+        type=real(0, 10_000),
+        default=10.0,
+        metavar="RATE",
+        help="their packets in a real second (default 10)",
     )
     parser.add_argument(
         "--pace",
-        type=float,
+        type=real(0.001, 1_000_000),
         metavar="FACTOR",
         help=f"how many times longer everything takes (default 1; above speed {FASTEST:g}: speed / {FASTEST:g})",
     )
@@ -511,10 +522,3 @@ def _write(path: Path, content: dict[str, object]) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_text(json.dumps(content))
     draft.replace(path)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
+from drivers.arguments import real
 from drivers.timescale import Timescale
 
 JST = timezone(timedelta(hours=9))
 """Japan keeps no summer time; devices there show this and nothing else."""
 
 DAY_MS = 86_400_000
+SPEED = real(0.001, 100_000)
+"""Simulated seconds in a second, as an option."""
 _LONGEST_SLEEP_S = 5.0
 """The host's clock may be set while we sleep; look again this often."""
 
@@ -63,9 +66,12 @@ def add_time_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start", metavar="TIME", help="simulated time to begin at, ISO 8601 with offset (default: now)"
     )
-    parser.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="simulated seconds in a second")
+    parser.add_argument("--speed", type=SPEED, default=1.0, metavar="N", help="simulated seconds in a second")
     parser.add_argument(
-        "--since", type=float, metavar="UNIX_S", help="real time at which --start held (default: when this starts)"
+        "--since",
+        type=real(0, 1e10),
+        metavar="UNIX_S",
+        help="real time at which --start held (default: when this starts)",
     )
 
 
@@ -91,10 +97,3 @@ def _instant_ms(text: str) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"--start {text}: add the offset, as in 2026-06-01T00:00:00+09:00")
     return round(moment.timestamp() * 1000)
-
-
-def _speed(text: str) -> float:
-    speed = float(text)
-    if not 0 < speed <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100000")
-    return speed

@@ -20,7 +20,11 @@ from typing import Any
 import yaml
 from iotcore import Broker, IotCore
 
+from drivers.arguments import LAST_PORT, real, whole
+from simulators.clock import SPEED
+from simulators.house import SEED
 from simulators.programs import Program, ProgramError, raise_if_dead, running, until
+from simulators.scenario import MAX_S
 
 HOME = Path(".demo")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -70,10 +74,10 @@ class Plan:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the demo's options."""
-    parser.add_argument("--speed", type=float, default=60.0, help="simulated seconds in a second (default 60)")
-    parser.add_argument("--seed", type=int, default=1, help="another number is another house with other walks")
-    parser.add_argument("--http-port", type=int, default=8080, help="port of the page (default 8080)")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds (default: at Ctrl-C)")
+    parser.add_argument("--speed", type=SPEED, default=60.0, help="simulated seconds in a second (default 60)")
+    parser.add_argument("--seed", type=SEED, default=1, help="another number is another house with other walks")
+    parser.add_argument("--http-port", type=whole(1, LAST_PORT), default=8080, help="port of the page (default 8080)")
+    parser.add_argument("--seconds", type=real(0, MAX_S), help="stop after so many seconds (default: at Ctrl-C)")
 
 
 async def run(args: argparse.Namespace) -> int:

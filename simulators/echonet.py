@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from drivers.arguments import LAST_PORT, real, whole
 from simulators import echonet_steps, scenario
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.echonet_devices import KINDS, things, things_of_image
@@ -28,14 +29,18 @@ _MAX_IMAGE_BYTES = 4 * 1024 * 1024
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `edge-sim echonet`."""
     parser.add_argument("--address", default="127.0.0.11", help="address of the first node (default 127.0.0.11)")
-    parser.add_argument("--port", type=int, default=PORT, help="UDP port (default 3610, which products always use)")
+    parser.add_argument(
+        "--port", type=whole(1, LAST_PORT), default=PORT, help="UDP port (default 3610, which products always use)"
+    )
     parser.add_argument("--devices", nargs="+", choices=KINDS, default=list(KINDS[:4]), help="which devices")
     parser.add_argument("--apart", action="store_true", help="each device on an address of its own, counted upwards")
-    parser.add_argument("--instance", type=int, default=1, metavar="N", help="instance number of the objects")
+    parser.add_argument(
+        "--instance", type=whole(1, 0x7F), default=1, metavar="N", help="instance number of the objects"
+    )
     parser.add_argument("--image", type=Path, metavar="FILE", help="play an image of `edge-agent echonet dump` instead")
-    parser.add_argument("--most", type=int, metavar="N", help="answer at most N properties, silently")
-    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before each answer")
-    parser.add_argument("--loss", type=float, default=0.0, metavar="P", help="share of answers lost, 0 to 1")
+    parser.add_argument("--most", type=whole(1, 255), metavar="N", help="answer at most N properties, silently")
+    parser.add_argument("--delay", type=real(0, 600), default=0.0, metavar="S", help="seconds before each answer")
+    parser.add_argument("--loss", type=real(0, 1), default=0.0, metavar="P", help="share of answers lost, 0 to 1")
     parser.add_argument(
         "--scenario",
         type=Path,

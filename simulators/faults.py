@@ -262,8 +262,8 @@ def _setting(key: str, value: str) -> str | int | float:
     if key not in {field.name for field in fields(Fault)} - {"kind"}:
         raise ValueError(f"{key!r} is no setting of a fault")
     number = int(value) if key.endswith("bytes") else float(value)
-    if number < 0:
-        raise ValueError(f"{key}={value} is below 0")
+    if not number >= 0:  # nor is it no number
+        raise ValueError(f"{key}={value} is not 0 or more")
     return number
 
 

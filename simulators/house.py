@@ -17,6 +17,10 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 
+from drivers.arguments import whole
+
+SEED = whole(0, 999_999)
+"""Which house it is, as an option: serial numbers have room for six digits."""
 JST_S = 9 * 3600
 DAY_S = 86_400
 HALF_HOUR_S = 1_800
@@ -297,9 +301,15 @@ def _joined(points: list[int], minutes: int) -> list[int]:
 
 def add_house_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which house it is; simulators with the same ones agree."""
-    parser.add_argument("--seed", type=int, default=1, help="which house: load, sun, battery and registers (default 1)")
-    parser.add_argument("--pv-peak-w", type=int, default=5_000, help="peak power of the PV plant (default 5000)")
-    parser.add_argument("--battery-wh", type=int, default=9_800, help="capacity of the battery (default 9800)")
+    parser.add_argument(
+        "--seed", type=SEED, default=1, help="which house: load, sun, battery and registers (default 1)"
+    )
+    parser.add_argument(
+        "--pv-peak-w", type=whole(0, 1_000_000), default=5_000, help="peak power of the PV plant (default 5000)"
+    )
+    parser.add_argument(
+        "--battery-wh", type=whole(0, 1_000_000), default=9_800, help="capacity of the battery (default 9800)"
+    )
 
 
 def house_from(args: argparse.Namespace, start_ms: int) -> House:

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from drivers.arguments import LAST_PORT, whole
 from simulators import inverter, meter
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
 from simulators.house import WS_PER_KWH, House, add_house_options, house_from
@@ -19,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add all options of `edge-sim house`."""
     meter.add_meter_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address of the inverter's Modbus TCP server")
-    parser.add_argument("--port", type=int, default=15_020, help="port of the inverter's Modbus TCP server")
+    parser.add_argument(
+        "--port", type=whole(0, LAST_PORT), default=15_020, help="port of the inverter's Modbus TCP server"
+    )
     add_house_options(parser)
     add_time_options(parser)
     add_log_option(parser)

@@ -13,6 +13,7 @@ import struct
 import sys
 
 from drivers.api import MalformedError
+from drivers.arguments import LAST_PORT, whole
 from drivers.lamp.programme import COUNT, NORMAL_LIGHT, Look, Pattern, Programme, Rgb, decode_look, name_of
 from simulators.clock import SimulatedClock, add_time_options, clock_from
 from simulators.log import ServedLog, add_log_option
@@ -213,7 +214,7 @@ def _words(look: Look) -> str:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the simulator's options."""
     parser.add_argument("--host", default="127.0.0.1", help="address of the Modbus TCP server")
-    parser.add_argument("--port", type=int, default=15_021, help="its port")
+    parser.add_argument("--port", type=whole(0, LAST_PORT), default=15_021, help="its port")
     add_time_options(parser)
     add_log_option(parser)
 

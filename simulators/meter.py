@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from drivers.arguments import characters, hexadecimal, real, whole
 from simulators import air, faults, scenario
 from simulators.air import Neighbour, Radio
 from simulators.clock import DAY_MS, SimulatedClock, add_time_options, clock_from, house_start_ms
@@ -18,8 +19,9 @@ from simulators.dongle import Dialect, Dongle
 from simulators.house import HALF_HOUR_S, House, add_house_options, house_from
 from simulators.j11 import J11Dongle
 from simulators.log import Served, ServedLog, add_log_option
-from simulators.meter_steps import KINDS, unfit_for_j11
+from simulators.meter_steps import KINDS, MAX_CLOCK_ERROR_S, unfit_for_j11
 from simulators.metering import UNITS, Answer, Meter, Nameplate
+from simulators.scenario import MAX_S
 from simulators.stage import Stage
 from simulators.terminal import Line, Terminal
 
@@ -216,8 +218,18 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
         help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P; dss: RL7023 Stick-D/DSS, c2 that refuses ROPT; j11: RS-WSUHA-J11",
     )
     parser.add_argument("--binary", action="store_true", help="start in binary data mode (ROPT 00), as many are sold")
-    parser.add_argument("--id", default=radio.route_b_id, help=f"route-B ID, 32 digits (default {radio.route_b_id})")
-    parser.add_argument("--password", default=radio.password, help=f"route-B password (default {radio.password})")
+    parser.add_argument(
+        "--id",
+        type=hexadecimal(32),
+        default=radio.route_b_id,
+        help=f"route-B ID, 32 digits (default {radio.route_b_id})",
+    )
+    parser.add_argument(
+        "--password",
+        type=characters(12, 12),
+        default=radio.password,
+        help=f"route-B password (default {radio.password})",
+    )
     parser.add_argument(
         "--air",
         choices=("measured", "ideal"),
@@ -225,25 +237,33 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
         help="measured: losses, times of answers, scans and joins as on real ones (docs/route_b.md); ideal: none",
     )
     parser.add_argument(
-        "--radio-time", type=_share, metavar="0..1", help="share of the real scan and join times, else as --air has it"
+        "--radio-time",
+        type=real(0, 1),
+        metavar="0..1",
+        help="share of the real scan and join times, else as --air has it",
     )
-    parser.add_argument("--latency-ms", type=float, help="time from a request to its answer, else as --air has it")
     parser.add_argument(
-        "--loss", type=_share, metavar="0..1", help="share of datagrams lost in the air, else as --air has it"
+        "--latency-ms", type=real(0, 600_000), help="time from a request to its answer, else as --air has it"
     )
-    parser.add_argument("--expires-s", type=float, metavar="S", help="lifetime of a session (EVENT 29)")
+    parser.add_argument(
+        "--loss", type=real(0, 1), metavar="0..1", help="share of datagrams lost in the air, else as --air has it"
+    )
+    parser.add_argument("--expires-s", type=real(0.1, MAX_S), metavar="S", help="lifetime of a session (EVENT 29)")
     parser.add_argument("--no-renewal", action="store_true", help="an expired session is not renewed (EVENT 24)")
     parser.add_argument(
-        "--transmit-ms", type=int, default=radio.transmit_ms, help="transmit time in an hour before EVENT 32"
+        "--transmit-ms",
+        type=whole(0, 3_600_000),
+        default=radio.transmit_ms,
+        help="transmit time in an hour before EVENT 32",
     )
-    parser.add_argument("--rest-s", type=float, default=radio.rest_s, help="seconds from EVENT 32 to EVENT 33")
+    parser.add_argument("--rest-s", type=real(0, MAX_S), default=radio.rest_s, help="seconds from EVENT 32 to EVENT 33")
     parser.add_argument("--neighbour", action="store_true", help="another house's meter is in range")
     parser.add_argument("--unit", choices=tuple(UNITS), default=plate.unit, help="unit of the registers in kWh (E1)")
     parser.add_argument("--digits", type=int, choices=range(1, 9), default=plate.digits, help="digits shown (D7)")
     parser.add_argument(
-        "--coefficient", type=_coefficient, default=plate.coefficient, help="coefficient of the registers (D3)"
+        "--coefficient", type=whole(1, 999_999), default=plate.coefficient, help="coefficient of the registers (D3)"
     )
-    parser.add_argument("--serial", default=plate.serial, help="manufacturing number (8D)")
+    parser.add_argument("--serial", type=characters(1, 12), default=plate.serial, help="manufacturing number (8D)")
     parser.add_argument("--two-wire", action="store_true", help="single-phase two-wire: no current of phase T")
     parser.add_argument(
         "--without", type=_codes, default=frozenset(), metavar="EPC,…", help="properties it refuses, as in D3,E3"
@@ -257,7 +277,11 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", action="store_true", help="it has EC and ED: half hours back from any moment")
     parser.add_argument("--meter-fault", action="store_true", help="it says that it is faulty (88)")
     parser.add_argument(
-        "--clock-error-s", type=int, default=0, metavar="S", help="its clock (97, 98) is so many seconds ahead"
+        "--clock-error-s",
+        type=whole(-MAX_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S),
+        default=0,
+        metavar="S",
+        help="its clock (97, 98) is so many seconds ahead",
     )
     parser.add_argument(
         "--exchange-at",
@@ -265,7 +289,12 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="half hour from which on another meter hangs there, as in 2026-06-01T12:00:00+09:00",
     )
-    parser.add_argument("--next-serial", default=plate.next_serial, help="manufacturing number of that other meter")
+    parser.add_argument(
+        "--next-serial",
+        type=characters(1, 12),
+        default=plate.next_serial,
+        help="manufacturing number of that other meter",
+    )
     parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
     parser.add_argument(
         "--scenario", type=Path, metavar="FILE", help="YAML of what happens when (docs/route_b.md, faults from a file)"
@@ -305,7 +334,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add all options of `edge-sim meter`."""
     add_meter_options(parser)
     parser.add_argument(
-        "--history-days", type=_days, default=0, metavar="N", help="days before the start that it remembers, 0 to 99"
+        "--history-days",
+        type=whole(0, 99),
+        default=0,
+        metavar="N",
+        help="days before the start that it remembers, 0 to 99",
     )
     add_house_options(parser)
     add_time_options(parser)
@@ -363,27 +396,6 @@ def _steps(path: Path | None, dialect: str) -> tuple[scenario.Step, ...]:
     if path is None:
         return ()
     return scenario.read(path, KINDS, unfit_for_j11) if dialect == "j11" else scenario.read(path, KINDS)
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return share
-
-
-def _coefficient(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 999_999:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 999999")
-    return number
-
-
-def _days(text: str) -> int:
-    days = int(text)
-    if not 0 <= days <= 99:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 99")
-    return days
 
 
 def _half_hour_ms(text: str) -> int:

@@ -11,6 +11,7 @@ from simulators.air import ONE_PROPERTY
 from simulators.faults import Way
 from simulators.scenario import Epcs, LastingStep, Moment, Seconds, Share, Step, kinds_of
 
+MAX_CLOCK_ERROR_S = 100 * 86_400
 EventNumber = Annotated[str, msgspec.Meta(pattern="^[0-9A-Fa-f]{2}$")]
 """As SKSTACK prints it, hexadecimal; in quotes."""
 Mac = Annotated[str, msgspec.Meta(pattern="^[0-9A-F]{16}$")]
@@ -147,7 +148,7 @@ class MeterFault(LastingStep, frozen=True, kw_only=True, tag="meter_fault"):
 class MeterClock(Step, frozen=True, kw_only=True, tag="meter_clock"):
     """The meter's clock (97, 98) is so many seconds ahead from now on."""
 
-    error_s: Annotated[int, msgspec.Meta(ge=-100 * 86_400, le=100 * 86_400)]
+    error_s: Annotated[int, msgspec.Meta(ge=-MAX_CLOCK_ERROR_S, le=MAX_CLOCK_ERROR_S)]
 
 
 class Exchange(Step, frozen=True, kw_only=True, tag="exchange"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers.api import DriverError, Json, LinkError, MalformedError
+from drivers.arguments import LAST_PORT, real, whole
 from drivers.echonet_ip import identity
 from drivers.echonet_ip.devices import CLASSES, LABELS
 from drivers.echonet_ip.link import PORT, Link, check_address, is_taken
@@ -18,6 +19,7 @@ from drivers.echonet_ip.session import Learnt, Session
 from drivers.route_b.echonet import NODE_PROFILE, Frame
 
 IMAGE_VERSION = 1
+MAX_WATCH_S = 1e9
 
 
 class EchonetCommand:
@@ -29,16 +31,20 @@ class EchonetCommand:
         """Add the actions and their options."""
         actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
         scan = actions.add_parser("scan", help="find all nodes and say who they are")
-        scan.add_argument("--listen", type=float, default=3.0, metavar="S", help="wait so long for nodes (default 3)")
+        scan.add_argument(
+            "--listen", type=real(0, 600), default=3.0, metavar="S", help="wait so long for nodes (default 3)"
+        )
         dump = actions.add_parser("dump", help="write an image of a node, without its serial and identification")
         dump.add_argument("host", metavar="HOST", help="the node's address")
         dump.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
         watch = actions.add_parser("watch", help="show what devices announce by themselves, until Ctrl-C")
-        watch.add_argument("--for", dest="watch_s", type=float, metavar="S", help="end after S seconds")
+        watch.add_argument("--for", dest="watch_s", type=real(0, MAX_WATCH_S), metavar="S", help="end after S seconds")
         for action in (scan, dump, watch):
             action.add_argument("--address", default="", help="this box's own address on the devices' network")
-            action.add_argument("--port", type=int, default=PORT, help=argparse.SUPPRESS)
-            action.add_argument("--timeout", type=float, default=5.0, metavar="S", help="wait so long for an answer")
+            action.add_argument("--port", type=whole(1, LAST_PORT), default=PORT, help=argparse.SUPPRESS)
+            action.add_argument(
+                "--timeout", type=real(0.05, 600), default=5.0, metavar="S", help="wait so long for an answer"
+            )
         for action in (scan, watch):
             action.add_argument("--json", action="store_true", help="print one JSON object a line")
 

@@ -1,5 +1,6 @@
 """The command edge-sim: helpful when asked, and only the named simulator is imported."""
 
+import re
 import subprocess
 import sys
 
@@ -35,11 +36,52 @@ def test_a_taken_link_is_one_sentence_and_exit_code_1(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--without", "XYZ"], ["--fault", "burn"], ["--loss", "2"], ["--unit", "5"], ["--coefficient", "0"]]
+    "words",
+    [
+        "meter --without XYZ",
+        "meter --fault burn",
+        "meter --fault stall:after_s=nan",
+        "meter --loss 2",
+        "meter --unit 5",
+        "meter --coefficient 0",
+        "meter --latency-ms -5",
+        "meter --expires-s nan",
+        "meter --rest-s inf",
+        "meter --transmit-ms -1",
+        "meter --id 0123",
+        "meter --id 0011223344556677889900112233445Z",
+        "meter --password geheim",
+        "meter --serial 検定済",
+        "meter --clock-error-s 99999999",
+        "meter --since inf",
+        "meter --speed nan",
+        "meter --seed 9999999",
+        "house --port 99999",
+        "house --pv-peak-w -1",
+        "lamp --port 99999",
+        "lamp --port modbus",
+        "tags --strangers inf",
+        "tags --pace 0",
+        "tags --tags 0",
+        "demo --http-port 99999",
+        "demo --speed 0",
+        "echonet --port 99999",
+        "echonet --loss 3",
+        "echonet --delay -1",
+        "echonet --most 0",
+        "echonet --instance 128",
+    ],
 )
-def test_a_wrong_option_is_refused(words, tmp_path):
+def test_a_wrong_option_is_refused_with_its_name(words, tmp_path, capsys):
+    name, option, value = words.split()
+    needed = {"meter": "--link", "house": "--link", "tags": "--bus"}
+    here = [needed[name], str(tmp_path / "m")] if name in needed else []
     with pytest.raises(SystemExit, match="2"):
-        command.main(["meter", "--link", str(tmp_path / "m"), *words])
+        command.main([name, *here, option, value])
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: argument {option}" in complaint
+    assert not re.search(r"invalid \w+ value: ", complaint) or option in {"--without", "--unit"}
+    assert value not in complaint or option not in {"--id", "--password"}
 
 
 def test_only_the_named_simulator_is_imported():

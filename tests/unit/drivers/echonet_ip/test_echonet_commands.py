@@ -78,6 +78,17 @@ async def test_a_port_that_the_agent_holds_is_left_alone(home, listener):
             await say(home, "scan")
 
 
+@pytest.mark.parametrize(
+    "words", ["scan --port 99999", "scan --timeout nan", "scan --listen -1", "watch --for inf", "dump HOST --port 0"]
+)
+def test_a_number_that_makes_no_sense_is_refused_in_plain_words(words, capsys):
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(words.split())
+    assert "is not between" in capsys.readouterr().err
+
+
 async def test_an_address_of_no_box_is_refused(home):
     with pytest.raises(ConfigError, match="no IPv4 address"):
         await say(home, "dump", "living-room")
