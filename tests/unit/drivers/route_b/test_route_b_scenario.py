@@ -296,3 +296,17 @@ async def test_a_meter_without_a_serial_that_is_exchanged_is_told_by_its_address
     (replaced,) = played.events("meter_replaced")
     assert (replaced["series"], replaced["last"]["serial"], replaced["first"]["serial"]) == (2, None, None)
     assert played.driver.describe()["meter"]["series"] == 2
+
+
+@pytest.mark.looptime(noop_cycles=0)
+async def test_joins_without_an_answer_come_ever_more_seldom_and_start_over_after_a_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    away_s = (3600, 3 * 3600)
+    steps = [step for at in away_s for step in (NoJoinAnswer(at_s=at, for_s=3600), EndSession(at_s=at + 1))]
+    played = await Played(tmp_path, tuple(steps)).play(4 * 3600)
+    for at in away_s:
+        begun = [join for join in played.wire.joins_at if at < join < at + 3600]
+        waited = [later - earlier for earlier, later in itertools.pairwise(begun[1::2])]  # every other one scans first
+        assert waited[0] < 120
+        assert all(later > earlier + 5 for earlier, later in itertools.pairwise(waited[:6]))
+        assert all(later == pytest.approx(300, rel=0.5) for later in waited[6:])
