@@ -306,6 +306,21 @@ async def test_authentication_frames_of_a_neighbours_meter_make_no_refusal(dongl
         assert bench.driver.status()["refusals"] == 0
 
 
+async def test_authentication_frames_of_an_earlier_join_make_no_refusal_of_a_later_one(dongle, working):
+    answers = iter([dongle.pana])
+
+    def decline():
+        dongle.say("OK\r\n")
+        next(answers, lambda: None)()
+        dongle.event(24)
+
+    dongle.answers["SKJOIN"] = decline
+    async with working(dongle) as bench:
+        await dongle.until(lambda: dongle.count("SKJOIN") >= 4)
+        assert bench.error is None
+        assert bench.driver.status()["refusals"] == 1
+
+
 async def test_a_session_that_is_still_open_is_closed_before_the_join(dongle, working):
     replies = iter(["FAIL ER05\r\n"])
     dongle.answers["SKJOIN"] = lambda: next(replies, dongle._usual("SKJOIN"))
