@@ -17,6 +17,7 @@ from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.sunspec_points import table
 from simulators.inverter_control import Act, ControlRegisters, Description, Register, Timer
 from simulators.modbus_chains import exponent_of
+from simulators.modbus_maps import BATTERY_VOLTS
 
 LIMIT_W = 5_000
 """What the device says when it is asked for its own limits."""
@@ -198,7 +199,7 @@ def _read_only(name: str, row: Mapping[str, Any], models: Mapping[int, int]) -> 
         name,
         address,
         coding.words,
-        coding.bits(Fraction(LIMIT_W)),
+        coding.bits(Fraction(BATTERY_VOLTS if name.endswith("_v") else LIMIT_W)),
         space=str(row.get("space", "holding")),
         number=coding.number,
     )

@@ -84,7 +84,7 @@ def value_of(name: str, now: Balance) -> Fraction:
 
 def state_of(name: str, names: Mapping[int, str], now: Balance) -> int:
     """Return the number of the state that the house is in, as near as the device has one."""
-    wanted = ["running", "normal"]
+    wanted = ["running", "normal", "on_grid"]
     if "battery" in name:
         wanted = ["standby", "idle"]
         if now.battery_w:
