@@ -90,11 +90,19 @@ def _steps(path: Path | None, servers: Sequence[NodeServer]) -> tuple[Step, ...]
     return () if path is None else scenario.read(path, echonet_steps.KINDS, echonet_steps.unfit_for(servers))
 
 
+def _content(path: Path) -> str:
+    """Return the text of an image; raises OSError, or ValueError that names the file."""
+    if path.stat().st_size > _MAX_IMAGE_BYTES:
+        raise ValueError(f"{path}: too long for an image of a node")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no image of a node: {error}") from None
+
+
 def _servers(args: argparse.Namespace, house: House, clock: SimulatedClock, log: ServedLog) -> list[NodeServer]:
     if args.image is not None:
-        if args.image.stat().st_size > _MAX_IMAGE_BYTES:
-            raise ValueError(f"{args.image} is too long for an image of a node")
-        groups = [things_of_image(args.image.read_text(encoding="utf-8"))]
+        groups = [things_of_image(_content(args.image), args.image)]
     else:
         kinds = [[kind] for kind in args.devices] if args.apart else [args.devices]
         groups = [things(some, capacity_wh=args.battery_wh, seed=args.seed, instance=args.instance) for some in kinds]

@@ -6,9 +6,12 @@ Written from the Appendix of the specification. Asks the house what flows; a veh
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 
 from simulators.house import WS_PER_KWH, Balance
 from simulators.log import Served
@@ -17,6 +20,11 @@ from simulators.metering import property_map
 KINDS = ("pv", "battery", "ecocute", "aircon", "pcs", "ev", "panel")
 MAKER = bytes.fromhex("FFFFFE")
 """The code that the consortium keeps for trials."""
+
+MAX_OBJECTS = 84
+"""More do not fit into the list that a node gives of them."""
+
+_EOJ, _EPC, _EDT = (re.compile(one) for one in ("[0-9A-Fa-f]{6}", "[89A-Fa-f][0-9A-Fa-f]", "([0-9A-Fa-f]{2}){0,255}"))
 
 Reader = Callable[[Balance], bytes]
 Meaning = Callable[[Balance], Mapping[str, Served]]
@@ -392,17 +400,31 @@ def things(
     return [thing.with_maps() for thing in made]
 
 
-def things_of_image(content: str) -> list[Thing]:
-    """Return the objects of a node that `edge-agent echonet dump` wrote; raises ValueError for another file."""
-    image = json.loads(content)
+def things_of_image(content: str, file: str | Path = "image") -> list[Thing]:
+    """Return the objects of a node that `edge-agent echonet dump` wrote; raises ValueError that names file and key."""
+    try:
+        image = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: no image of a node: {error}") from None
     objects = image.get("objects") if isinstance(image, dict) else None
-    if not isinstance(objects, dict):
-        raise ValueError("no image of a node: it has no table `objects`")  # noqa: TRY004  (a file's content, not a type)
-    made = []
-    for eoj, properties in objects.items():
-        readers = {int(code, 16): fixed(bytes.fromhex(edt)) for code, edt in properties.items()}
-        made.append(Thing(bytes.fromhex(eoj), eoj, readers))
-    return made
+    if not isinstance(objects, dict) or len(objects) > MAX_OBJECTS:
+        raise ValueError(f"{file}: no image of a node: it has no table `objects` of {MAX_OBJECTS} at most")
+    return [_thing_of(eoj, properties, f"{file}: objects.{eoj}") for eoj, properties in objects.items()]
+
+
+def _thing_of(eoj: str, properties: object, where: str) -> Thing:
+    if not _EOJ.fullmatch(eoj):
+        raise ValueError(f"{where}: no object; six hexadecimal digits, as 027D01")
+    if not isinstance(properties, dict):
+        raise ValueError(f'{where}: no table of properties; write it like {{"E4": "32"}}')  # noqa: TRY004  (a file's content, not a type)
+    readers: dict[int, Reader] = {}
+    for code, edt in properties.items():
+        if not _EPC.fullmatch(code):
+            raise ValueError(f"{where}.{code}: no property; two hexadecimal digits from 80 to FF")
+        if not isinstance(edt, str) or not _EDT.fullmatch(edt):
+            raise ValueError(f"{where}.{code} = {reprlib.repr(edt)}: no bytes; pairs of hexadecimal digits in quotes")
+        readers[int(code, 16)] = fixed(bytes.fromhex(edt))
+    return Thing(bytes.fromhex(eoj), eoj.upper(), readers)
 
 
 def fixed(edt: bytes) -> Reader:

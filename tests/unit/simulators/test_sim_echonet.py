@@ -112,10 +112,37 @@ def test_two_processes_agree_on_the_home():
         assert {c: r(one) for c, r in left.readers.items()} == {c: r(two) for c, r in right.readers.items()}
 
 
-@pytest.mark.parametrize("content", ["[]", '{"v": 1}', '{"objects": 3}', "{"])
-def test_a_file_that_is_no_image_is_refused(content):
-    with pytest.raises(ValueError, match=r"image|Expecting|property name"):
-        things_of_image(content)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "no image of a node: it has no table `objects`"),
+        ('{"v": 1}', "no image of a node: it has no table `objects`"),
+        ('{"objects": 3}', "no image of a node: it has no table `objects`"),
+        ("{", "no image of a node: Expecting property name"),
+        ("[" * 100_000, "no image of a node: maximum recursion"),
+        (json.dumps({"objects": {f"0279{n:02X}": {} for n in range(1, 86)}}), "no image of a node: .*84 at most"),
+        ('{"objects": {"027D01": {"9F": null}}}', "objects.027D01.9F = None: no bytes; pairs"),
+        ('{"objects": {"027D01": {"9F": 12}}}', "objects.027D01.9F = 12: no bytes; pairs"),
+        ('{"objects": {"027D01": {"9F": "123"}}}', "objects.027D01.9F = '123': no bytes; pairs"),
+        (json.dumps({"objects": {"027D01": {"9F": "00" * 256}}}), "objects.027D01.9F = '000.*: no bytes; pairs"),
+        ('{"objects": {"027D01": {"Z1": "00"}}}', "objects.027D01.Z1: no property; two hexadecimal digits"),
+        ('{"objects": {"027D01": {"7F": "00"}}}', "objects.027D01.7F: no property; two hexadecimal digits"),
+        ('{"objects": {"027D01": ["00"]}}', "objects.027D01: no table of properties"),
+        ('{"objects": {"battery": {}}}', "objects.battery: no object; six hexadecimal digits"),
+        ('{"objects": {"027D": {}}}', "objects.027D: no object; six hexadecimal digits"),
+    ],
+)
+def test_a_file_that_is_no_image_is_refused_with_file_and_key(content, said, tmp_path, capsys):
+    path = tmp_path / "node.json"
+    path.write_text(content)
+    assert command.main(["echonet", "--image", str(path)]) == 1
+    assert re.search(rf"edge-sim echonet: .*node\.json: {said}", capsys.readouterr().err)
+
+
+def test_an_image_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "node.json").write_bytes(b"\xff\xfe")
+    assert command.main(["echonet", "--image", str(tmp_path / "node.json")]) == 1
+    assert "node.json: no image of a node: 'utf-8'" in capsys.readouterr().err
 
 
 def test_an_image_is_played_as_it_is(balance):
