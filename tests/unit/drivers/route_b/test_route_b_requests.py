@@ -149,6 +149,25 @@ async def test_what_answers_another_question_is_not_taken(changes, air):
     assert air.requests.tally.late == 1
 
 
+async def test_a_meter_that_answers_in_an_order_of_its_own_is_heard(air):
+    air.lost = {1}
+    said = {0xE0: bytes(4), 0xE7: POWER, 0xE8: bytes(4)}
+    asyncio.get_running_loop().call_later(0.2, lambda: air.say(air.answer(air.sent[0][1], properties=said)))
+    assert (await air.requests.get([0xE7, 0xE8, 0xE0])).properties == said
+    assert asyncio.get_running_loop().time() == pytest.approx(0.2)
+
+
+async def test_an_answer_with_one_property_less_or_another_in_its_place_is_foreign(air):
+    def interfere():
+        asked = air.sent[0][1]
+        for epcs in ([0xE7], [0xE8], [0xE7, 0xE0], [0xE7, 0xE8, 0xE0]):
+            air.say(air.answer(asked, properties=dict.fromkeys(epcs, POWER)))
+
+    asyncio.get_running_loop().call_later(0.2, interfere)
+    assert set((await air.requests.get([0xE7, 0xE8])).properties) == {0xE7, 0xE8}
+    assert air.requests.tally.late == 4
+
+
 async def test_what_was_served_of_a_refused_question_is_an_answer(air):
     asyncio.get_running_loop().call_later(
         0.2, lambda: air.say(air.answer(air.sent[0][1], esv=GET_SNA, properties={0xE7: POWER, 0xD3: b""}))
