@@ -17,6 +17,9 @@ T = TypeVar("T")
 MAX_TEXT_BYTES = 1024 * 1024
 """No configuration is larger; a bigger file is not one."""
 
+MAX_NUMBER = 1 << 128
+"""No whole number of a configuration is larger."""
+
 _NO_FILE = ' in "<unicode string>",'
 """What PyYAML says in the place of a file's name, since it is handed a text."""
 
@@ -45,11 +48,20 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        if abs(number) > MAX_NUMBER:  # Python refuses to show such a number, even in a message
+            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
+        return number
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "an alias (*name) is not supported here", mark)
         return super().compose_node(parent, index)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load_yaml(text: str) -> dict[str, Any]:

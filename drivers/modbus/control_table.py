@@ -14,7 +14,7 @@ from drivers.battery.modes import MODES, Mode
 from drivers.modbus.control import LIMITS, Control, Place, Sequence, Setting, Step, bits
 from drivers.modbus.planner import Request as Registers
 from drivers.modbus.planner import Space
-from drivers.modbus.register_map import RegisterMap, Writable
+from drivers.modbus.register_map import RegisterMap, Writable, check_factor, check_number
 from drivers.modbus.registers import WORDS, Encoding, WordOrder
 from drivers.modbus.sunspec_points import table as model_table
 from drivers.settings import Table, convert
@@ -92,9 +92,7 @@ def _control(table: _ControlTable, register_map: RegisterMap) -> Control:
         if name in settings:
             raise ConfigError(f"reads.{name}", "stands under `writable` too", "give one of the two another name")
         settings[name] = _read_only(f"reads.{name}", read)
-    bounds = _bounds(register_map)
-    if taken := sorted(bounds.keys() & settings.keys()):
-        raise ConfigError("reads", "is how `at_most` calls its point", "give it another name", taken[0])
+    bounds = _bounds(register_map, settings)
     if unknown := sorted(table.limits.keys() - set(LIMITS.values())):
         raise ConfigError(f"limits.{unknown[0]}", "no such limit", f"known: {', '.join(LIMITS.values())}")
     if unknown := [name for name in table.restless if name not in writable]:
@@ -128,21 +126,25 @@ def _bound(quantity: str) -> str:
     return f"points.{quantity}"
 
 
-def _bounds(register_map: RegisterMap) -> dict[str, Setting]:
-    """Return the points that bound settings, as values that are only read."""
+def _bounds(register_map: RegisterMap, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return the points that bound settings, as values that are only read; none goes by the name of a setting."""
     wanted = {one.at_most for one in register_map.writable.values()}
-    return {
+    bounds = {
         _bound(point.quantity): Setting(
             Registers(point.space, point.address, point.encoding.words), point.encoding, writable=False
         )
         for point in register_map.points
         if point.quantity in wanted
     }
+    if taken := sorted(bounds.keys() & settings.keys()):
+        raise ConfigError("reads", "is how `at_most` calls its point", "give it another name", taken[0])
+    return bounds
 
 
 def _read_only(key: str, read: _ReadTable) -> Setting:
     if (read.address is None) == (read.model is None):
         raise ConfigError(f"{key}.address", "is where?", "give `address`, or `model` and `point` of SunSpec")
+    check_factor(key, read.scale)
     words = WORDS[read.type]
     place = None if read.model is None else _place(key, read.model, read.point, words)
     registers = Registers(read.space, read.address or 0, words)
@@ -221,7 +223,9 @@ def _step(key: str, row: _StepTable, settings: Mapping[str, Setting], words: set
     if isinstance(row.to, str) and row.to not in named:
         known = ", ".join(sorted(words | named.keys()))
         raise ConfigError(f"{key}.to", "no such value", f"a number or one of: {known}", row.to)
-    number = Decimal(str(named.get(row.to, row.to) if isinstance(row.to, str) else row.to))
+    plain = named[row.to] if isinstance(row.to, str) else row.to
+    number = Decimal(plain if isinstance(plain, int) else str(plain))
+    check_number(f"{key}.to", number, "stay within the setting's limits")
     try:
         bits(row.set, setting, number)
     except RefusedError as error:

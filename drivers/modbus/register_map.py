@@ -15,7 +15,7 @@ from msgspec import Meta
 from drivers.api import ConfigError
 from drivers.modbus.derived import Derived, Sum, Withheld
 from drivers.modbus.planner import MOST_REGISTERS, Hole, Limits, Point, Poll, Space, crosses
-from drivers.modbus.registers import TYPES, WORDS, Encoding, Type, WordOrder, whole_range
+from drivers.modbus.registers import FARTHEST_EXPONENT, TYPES, WORDS, Encoding, Type, WordOrder, is_tame, whole_range
 from drivers.quantities import QUANTITIES, Kind
 from drivers.settings import Table, convert, load_yaml
 
@@ -245,9 +245,8 @@ def _point(table: _MapTable, key: str, quantity: str, row: Mapping[str, Any]) ->
             raise ConfigError(
                 f"{key}.sentinels", f"does not fit {words} registers", "write it as it lies on the wire", sentinel
             )
-    _check_factor(key, entry.scale)
-    if not entry.offset.is_finite():
-        raise ConfigError(f"{key}.offset", "not a number", "give what is added after `scale`", str(entry.offset))
+    check_factor(key, entry.scale)
+    check_number(f"{key}.offset", entry.offset, "give what is added after `scale`")
     encoding = Encoding(
         type=entry.type,
         words=words,
@@ -261,9 +260,19 @@ def _point(table: _MapTable, key: str, quantity: str, row: Mapping[str, Any]) ->
     return Point(quantity, entry.space or table.space, entry.address, encoding, entry.poll, entry.scale_address)
 
 
-def _check_factor(key: str, scale: Decimal) -> None:
-    if not scale.is_finite() or scale == 0:
-        raise ConfigError(f"{key}.scale", "not a factor", "give the unit of one count, such as 0.1", str(scale))
+def check_number(key: str, number: Decimal, remedy: str) -> None:
+    """Raise ConfigError for a number that no device counts in: not finite, or so far from 1 that values explode."""
+    if not is_tame(number):
+        problem = f"not a number within 1e-{FARTHEST_EXPONENT} and 1e{FARTHEST_EXPONENT}"
+        raise ConfigError(key, problem, remedy, f"{number:.3e}" if number.is_finite() else str(number))
+
+
+def check_factor(key: str, scale: Decimal) -> None:
+    """Raise ConfigError for a scale that makes no value or a far one."""
+    remedy = "give the unit of one count, such as 0.1"
+    check_number(f"{key}.scale", scale, remedy)
+    if scale == 0:
+        raise ConfigError(f"{key}.scale", "not a factor", remedy, str(scale))
 
 
 def _words(key: str, entry: _PointTable | _WritableTable) -> int:
@@ -362,8 +371,8 @@ def _sums(table: _MapTable, points: Sequence[Point]) -> Iterator[Sum]:
             raise ConfigError(f"{key}.optional", "neither added nor subtracted", "add it or remove it", stray[0])
         if not total.operands or len({polls[name] for name in total.operands}) > 1:
             raise ConfigError(key, "its parts are not read together", "give all of them the same `poll`")
-        if entry.least is not None and not entry.least.is_finite():
-            raise ConfigError(f"{key}.least", "not a number", "give the lowest total", str(entry.least))
+        if entry.least is not None:
+            check_number(f"{key}.least", entry.least, "give the lowest total")
         polls.setdefault(quantity, polls[total.operands[0]])
         yield total
 
@@ -398,7 +407,10 @@ def _writable(table: _MapTable, name: str, row: Mapping[str, Any]) -> Writable:
         raise error.under(key) from error
     if entry.type == "string":
         raise ConfigError(f"{key}.type", "text is not written", "choose a number, enum or bits", entry.type)
-    _check_factor(key, entry.scale)
+    check_factor(key, entry.scale)
+    for part, number in (("offset", entry.offset), ("min", entry.min), ("max", entry.max)):
+        if number is not None:
+            check_number(f"{key}.{part}", number, "give it in the value's unit")
     words = _words(key, entry)
     if (entry.address is None) == (entry.model is None) or (entry.model is None) != (not entry.point):
         raise ConfigError(f"{key}.address", "is where?", "give `address`, or `model` and `point` of SunSpec")
@@ -432,8 +444,7 @@ def _check_bounds(writable: Mapping[str, Writable], points: Sequence[Point]) -> 
             if one.encoding.type == "enum" and not one.encoding.names:
                 raise ConfigError(f"{key}.names", "missing", "name every number that may be written")
             continue
-        bounds = [bound for bound in (one.minimum, one.maximum) if bound is not None and bound.is_finite()]
-        if one.minimum is None or one.maximum is None or len(bounds) < 2 or one.minimum > one.maximum:
+        if one.minimum is None or one.maximum is None or one.minimum > one.maximum:
             raise ConfigError(key, "has no limits", "give `min` and `max`, in the value's unit")
         least, most = _range(one.encoding)
         low, high = sorted((bound - one.encoding.offset) / one.encoding.scale for bound in (one.minimum, one.maximum))

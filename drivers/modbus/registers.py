@@ -26,6 +26,8 @@ WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "
 MAX_SCALE_EXPONENT = 10
 """A SunSpec scale factor outside -10…10 is not one (SunSpec Information Model Specification, `sunssf`)."""
 NO_SCALE_FACTOR = 0x8000
+FARTHEST_EXPONENT = 20
+"""A number of a map lies within 1e-20 and 1e20, and has no digit below: any value stays short, and exact enough."""
 
 _CODES = {1: "H", 2: "I", 4: "Q"}
 _FLOATS = {"f32": ">f", "f64": ">d"}
@@ -120,6 +122,12 @@ def _whole_bits(count: Decimal, encoding: Encoding) -> int:
     if not least <= whole <= most:
         raise OverflowError
     return whole & (1 << 16 * encoding.words) - 1
+
+
+def is_tame(number: Decimal) -> bool:
+    """Tell whether a number may stand in a map: finite, and no digit of it farther than FARTHEST_EXPONENT."""
+    exponent = number.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -FARTHEST_EXPONENT and number.adjusted() <= FARTHEST_EXPONENT
 
 
 def whole_range(encoding: Encoding) -> tuple[int, int]:

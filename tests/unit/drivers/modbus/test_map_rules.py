@@ -178,7 +178,7 @@ def test_writable_registers_are_data():
         ("offset: -100", "offset: .nan", "points.battery_temperature_c.offset"),
         (", min: 0, max: 100", "", "writable.reserve_percent: has no limits"),
         ("max: 100", "max: -1", "writable.reserve_percent: has no limits"),
-        ("max: 100", "max: .nan", "writable.reserve_percent: has no limits"),
+        ("max: 100", "max: .nan", "writable.reserve_percent.max = 'NaN': not a number within"),
         ("max: 100", "max: 100000", "its limits do not fit u16"),
         ("min: 0, max", "at_most: nothing, min: 0, max", "writable.reserve_percent.at_most = 'nothing': no such point"),
         ("min: 0, max", "at_most: inverter_state, min: 0, max", "at_most = 'inverter_state': enum is no bound"),
