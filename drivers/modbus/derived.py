@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -11,10 +11,11 @@ from drivers.api import Value
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """`add` minus `subtract`, all of one round; the `optional` ones of them may be missing, such as a second string.
+    """`add` minus `subtract`, all of one round; a device need not have the `optional` ones, such as a second string.
 
-    There is no total when another one was not read, and None when another one has no value. A total stands in for a
-    point of the same name that the device does not serve.
+    There is no total in a round in which something that it has was not read, and None when one that it must have has
+    no value, or one that once counted has none or 0: a counter takes no step back. A total stands in for a point of
+    the same name that the device does not serve.
     """
 
     quantity: str
@@ -29,12 +30,17 @@ class Sum:
         """Everything the total is made of."""
         return self.add + self.subtract
 
-    def of(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the total under its name; nothing where a needed part, or every part, was not read."""
-        if not all(name in values for name in self.operands if name not in self.optional):
+    def of(
+        self, values: Mapping[str, Value], missing: Collection[str] = (), counted: Collection[str] = ()
+    ) -> dict[str, Value]:
+        """Return the total under its name; nothing where a needed part, one of those `missing`, or every part is."""
+        unread = [name for name in self.operands if name not in values]
+        if any(name not in self.optional or name in missing or name in counted for name in unread):
             return {}
-        if not any(name in values for name in self.operands):
+        if len(unread) == len(self.operands):
             return {}
+        if any(name in counted and not values.get(name) for name in self.operands):
+            return {self.quantity: None}
         signed = [(values.get(name), 1, name) for name in self.add]
         signed += [(values.get(name), -1, name) for name in self.subtract]
         parts = [(value, sign) for value, sign, name in signed if value is not None or name not in self.optional]
@@ -78,16 +84,26 @@ class Derived:
     exponents: Mapping[str, str] = field(default_factory=dict)
     """Quantity → hidden quantity with its power of ten, where the two lie too far apart for one read."""
 
-    def finish(self, values: dict[str, Value]) -> dict[str, Value]:
-        """Return what a round means; the values are those that were read in it, by point."""
+    def finish(
+        self, values: dict[str, Value], missing: Collection[str] = (), counted: Collection[str] = ()
+    ) -> dict[str, Value]:
+        """Return what a round means; the values are those that were read in it, by point.
+
+        `missing` are points that the device has and this round did not read, `counted` parts of counters that were
+        above 0 once.
+        """
+        missing = set(missing)
         for quantity, exponent in self.exponents.items():
             if quantity in values:
                 values[quantity] = _scaled(values[quantity], values.get(exponent))
         silent = {name for rule in self.withheld for name in rule.silenced(values)}
         values |= dict.fromkeys(values.keys() & silent)
         for total in self.sums:
-            if values.get(total.quantity) is None:
-                values |= total.of(values)
+            if values.get(total.quantity) is None and total.quantity not in missing:
+                told = total.of(values, missing, counted)
+                values |= told
+                if not told and not missing.isdisjoint(total.operands):
+                    missing.add(total.quantity)
         values |= dict.fromkeys(values.keys() & silent)  # what stands in for a withheld value is withheld, too
         return {name: value for name, value in values.items() if name not in self.hidden} if self.hidden else values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from drivers.api import Json, MalformedError, RefusedError, Value
@@ -94,9 +94,15 @@ class Device:
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
-        values = self.qualities.take(self.map.derived.finish(values), now_ms)
+        values = self.qualities.take(self._finished(self.map, values), now_ms)
         await self._ask_again(link, now_ms)
         return values
+
+    def _finished(self, register_map: RegisterMap, values: dict[str, Value]) -> dict[str, Value]:
+        """Return what a round means, given what it should have read and what has counted before."""
+        self.qualities.count(_parts_of_counters(register_map), values)
+        missing = {point.quantity for point in register_map.points} - self.refused.keys() - values.keys()
+        return register_map.derived.finish(values, missing, self.qualities.counted)
 
     async def models(self, link: Reads) -> tuple[Model, ...]:
         """Return the unit's SunSpec models, the same tuple until it is connected anew; raises as a read."""
@@ -297,6 +303,13 @@ class Device:
 
 def _counts(point: Point) -> bool:
     return point.quantity in QUANTITIES and QUANTITIES[point.quantity].kind == "counter"
+
+
+def _parts_of_counters(register_map: RegisterMap) -> Iterator[str]:
+    for total in register_map.derived.sums:
+        declared = register_map.quantities.get(total.quantity) or QUANTITIES.get(total.quantity)
+        if declared is not None and declared.kind == "counter":
+            yield from total.operands
 
 
 def _counting(point: Point) -> dict[str, Json]:

@@ -22,11 +22,17 @@ class Qualities:
         self._values: dict[str, Value] = {}
         self._without_value: set[str] = set()
         self.counted: set[str] = set()
-        """Counters that were above 0 once; remembered, because an agent may be started again at night."""
+        """Counters and parts of counters that were above 0 once; remembered, because an agent may be started again at
+        night."""
 
     def recall(self, counted: Iterable[object]) -> None:
         """Take the counters that an earlier life saw above 0; what is no name is passed over."""
-        self.counted |= {name for name in counted if isinstance(name, str) and _is_counter(name)}
+        names = {name for name in counted if isinstance(name, str)}
+        self.counted |= {name for name in names if name not in QUANTITIES or _is_counter(name)}
+
+    def count(self, parts: Iterable[str], values: Mapping[str, Value]) -> None:
+        """Note which parts of counters are above 0; many of them are hidden, so that `take` sees their total only."""
+        self.counted |= {name for name in parts if values.get(name)}
 
     def take(self, values: dict[str, Value], now_ms: int) -> dict[str, Value]:
         """Note what was read and return it; a counter that fell to 0 has no value, because 0 is no reading of it.

@@ -1,6 +1,8 @@
 """One unit that is read on a bad line: its chain of models, its sums and their quality, what it refuses."""
 
+import struct
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -9,8 +11,10 @@ from drivers.modbus import survey
 from drivers.modbus.device import Device
 from drivers.modbus.library import find
 from drivers.modbus.link import ExceptionAnswerError, ShortAnswerError, SilentError
+from drivers.modbus.register_map import parse
 from simulators.house import House
 from simulators.modbus_chains import chain_of
+from simulators.modbus_units import Unit
 
 NOON = House(seed=1).at(1_780_239_600_000 + 12 * 3_600_000)
 FAILURE, REFUSED, BUSY = 4, 2, 6
@@ -22,7 +26,7 @@ class Wire:
     is_open = True
 
     def __init__(self, unit, mishap=lambda request: None):
-        self.unit, self.mishap, self.asked = unit, mishap, []
+        self.unit, self.mishap, self.asked, self.words = unit, mishap, [], {}
 
     async def read(self, unit, request, timeout_s):
         self.asked.append(request)
@@ -30,7 +34,9 @@ class Wire:
         answer = self.unit.read(request.address, request.count, NOON)
         if answer is None:
             raise ExceptionAnswerError(REFUSED, request)
-        return answer[0]
+        asked = range(request.address, request.address + request.count)
+        served = dict(zip(asked, struct.iter_unpack(">H", answer[0]), strict=True))
+        return b"".join(self.words.get(at, served[at][0]).to_bytes(2) for at in asked)
 
     async def open(self, timeout_s):
         pass
@@ -146,3 +152,111 @@ async def test_a_dump_leaves_nothing_out_because_the_unit_is_busy():
     assert await survey.dump(Wire(SOLAREDGE, Once(1, PASSING["busy"], times=2)), 1, [span], 1.0) == whole
     with pytest.raises(ExceptionAnswerError):
         await survey.dump(Wire(SOLAREDGE, Once(1, PASSING["busy"])), 1, [span], 1.0)
+
+
+TWO_BATTERIES = parse(
+    "two",
+    """
+maker: T
+sentinels: {u16: [0xFFFF]}
+points:
+  ac_power_w: {address: 0, type: u16}
+  battery1_power_w: {address: 100, type: u16}
+  battery1_charge_energy_kwh: {address: 101, type: u16}
+  battery2_power_w: {address: 200, type: u16}
+  charged2: {address: 201, type: u16, hidden: true}
+  total_w: {address: 300, type: u16}
+quantities:
+  house_w: {kind: gauge, unit: W}
+  total_w: {kind: gauge, unit: W}
+sums:
+  battery_power_w: {add: [battery1_power_w, battery2_power_w], optional: [battery2_power_w]}
+  battery_charge_energy_kwh:
+    add: [battery1_charge_energy_kwh, charged2]
+    optional: [charged2]
+  house_w: {add: [ac_power_w], subtract: [battery_power_w], optional: [battery_power_w]}
+  total_w: {add: [ac_power_w]}
+""",
+)
+BATTERIES = Unit("d", ((0, 400),), (), {0: 500, 100: 30, 101: 700, 200: 40, 201: 900, 300: 7})
+TOTALS = ("battery_power_w", "battery_charge_energy_kwh", "house_w", "total_w")
+
+
+def totals(values):
+    return {name: values[name] for name in TOTALS if name in values}
+
+
+WHOLE = {"battery_power_w": 70, "battery_charge_energy_kwh": 1600, "house_w": 430, "total_w": 7}
+
+
+def at_first(address, error):
+    """Let the first read that touches a register go wrong."""
+    left = [error]
+
+    def mishap(request):
+        if left and request.address <= address < request.address + request.count:
+            raise left.pop()(request)
+
+    return mishap
+
+
+@pytest.mark.parametrize("passing", ["busy", "garbled"])
+async def test_a_part_that_one_round_does_not_read_takes_the_total_with_it(passing):
+    device, wire = reading(BATTERIES, TWO_BATTERIES, mishap=at_first(200, PASSING[passing]))
+    without, whole = await rounds(device, wire, 2)
+    assert totals(without) == {"total_w": 7}
+    assert totals(whole) == WHOLE
+    device, wire = reading(BATTERIES, TWO_BATTERIES, mishap=at_first(300, PASSING[passing]))
+    without, whole = await rounds(device, wire, 2)
+    assert "total_w" not in without  # what stands in does so for good, not for a round
+    assert totals(whole) == WHOLE
+
+
+async def test_a_part_that_the_device_does_not_have_is_left_out():
+    refused = replace(BATTERIES, ranges=((0, 200), (300, 301)))
+    absent = replace(BATTERIES, constants={**BATTERIES.constants, 200: 0xFFFF, 201: 0xFFFF})
+    for unit in (refused, absent):
+        told = await rounds(*reading(unit, TWO_BATTERIES), 3)
+        one = {"battery_power_w": 30, "battery_charge_energy_kwh": 700, "house_w": 470, "total_w": 7}
+        assert [totals(values) for values in told] == [one] * 3
+
+
+@pytest.mark.parametrize("asleep", [0, 0xFFFF])
+@pytest.mark.parametrize("register", [101, 201])
+async def test_a_total_never_steps_back_because_a_part_of_it_sleeps(asleep, register):
+    device, wire = reading(BATTERIES, TWO_BATTERIES)
+    told = []
+    for word in (700, asleep, asleep, 800):
+        wire.words[register] = word
+        told += await rounds(device, wire, 1)
+    other = WHOLE["battery_charge_energy_kwh"] - BATTERIES.constants[register]
+    assert [one["battery_charge_energy_kwh"] for one in told] == [other + 700, None, None, other + 800]
+    assert all(one["battery_power_w"] == 70 for one in told)
+    again, wire = reading(BATTERIES, TWO_BATTERIES)
+    again.qualities.recall(sorted(device.qualities.counted))
+    wire.words[register] = asleep
+    (after_a_restart,) = await rounds(again, wire, 1)
+    assert after_a_restart["battery_charge_energy_kwh"] is None
+    assert again.quality(0, 1_000, 1_000)["battery_charge_energy_kwh"] == "bad"
+
+
+async def test_a_part_that_counted_and_is_refused_now_leaves_no_total():
+    device, wire = reading(BATTERIES, TWO_BATTERIES)
+    await rounds(device, wire, 1)
+    wire.unit = replace(BATTERIES, ranges=((0, 201), (300, 301)))
+    *_, last = await rounds(device, wire, 3)
+    assert device.refused == {"charged2": REFUSED}
+    assert "battery_charge_energy_kwh" not in last
+
+
+async def test_pv_of_two_strings_does_not_fall_when_the_second_sleeps():
+    device, wire = reading(chain_of([1, 103, 124, 160]))
+    await device.models(wire)
+    (low,) = (point.address + 1 for point in device.map.points if point.quantity == "pv2_energy_kwh")
+    wire.words[low] = 5_000
+    told = []
+    for word in (5_000, 0, 5_001):
+        wire.words[low] = word
+        told += await rounds(device, wire, 1)
+    both = Decimal(NOON.pv_ws // 3_600 + 5_000) / 1_000
+    assert [one["pv_energy_kwh"] for one in told] == [both, None, both + Decimal("0.001")]
