@@ -10,7 +10,7 @@ from drivers.api import Json, MalformedError, RefusedError, Value
 from drivers.modbus.learnt import HANGS_UP, Learnt
 from drivers.modbus.link import ExceptionAnswerError, HungUpError, Reads, ShortAnswerError, SilentError, UnreachedError
 from drivers.modbus.patience import read_or_refused
-from drivers.modbus.planner import Block, Limits, MovedError, Point, Request, plan
+from drivers.modbus.planner import Block, Limits, MovedError, Point, Poll, Request, plan
 from drivers.modbus.quality import Qualities, Quality
 from drivers.modbus.register_map import RegisterMap
 from drivers.modbus.sunspec import BASES, discover
@@ -124,8 +124,9 @@ class Device:
 
     def quality(self, now_ms: int, fast_ms: int, slow_ms: int) -> dict[str, Quality]:
         """Return how good each value is now, given how often they are read."""
-        periods = {point.quantity: slow_ms for point in self.map.points if point.poll == "slow"} if self.map else {}
-        once = {point.quantity for point in self.map.points if point.poll == "once"} if self.map else set()
+        polls = _polls(self.map) if self.map else {}
+        periods = {name: slow_ms for name, poll in polls.items() if poll == "slow"}
+        once = {name for name, poll in polls.items() if poll == "once"}
         return self.qualities.now(now_ms, fast_ms, periods, once, self.refused)
 
     def status(self) -> dict[str, Json]:
@@ -303,6 +304,15 @@ class Device:
 
 def _counts(point: Point) -> bool:
     return point.quantity in QUANTITIES and QUANTITIES[point.quantity].kind == "counter"
+
+
+def _polls(register_map: RegisterMap) -> dict[str, Poll]:
+    """Return how often each quantity is told: a sum as seldom as that part of it that is read most seldom."""
+    polls: dict[str, Poll] = {point.quantity: point.poll for point in register_map.points}
+    for total in register_map.derived.sums:
+        parts = {polls.get(name, "fast") for name in (total.quantity, *total.operands)}
+        polls[total.quantity] = "once" if "once" in parts else "slow" if "slow" in parts else "fast"
+    return polls
 
 
 def _parts_of_counters(register_map: RegisterMap) -> Iterator[str]:

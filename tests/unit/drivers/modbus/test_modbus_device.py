@@ -260,3 +260,37 @@ async def test_pv_of_two_strings_does_not_fall_when_the_second_sleeps():
         told += await rounds(device, wire, 1)
     both = Decimal(NOON.pv_ws // 3_600 + 5_000) / 1_000
     assert [one["pv_energy_kwh"] for one in told] == [both, None, both + Decimal("0.001")]
+
+
+SELDOM = parse(
+    "seldom",
+    """
+maker: T
+points:
+  ac_power_w: {address: 0, type: u16}
+  bought_low: {address: 100, type: u16, hidden: true, poll: slow}
+  bought_high: {address: 101, type: u16, hidden: true, poll: slow, scale: 65536}
+  rated1: {address: 200, type: u16, hidden: true, poll: once}
+sums:
+  import_energy_kwh: {add: [bought_low, bought_high]}
+  load_energy_kwh: {add: [import_energy_kwh]}
+  inverter_rated_power_w: {add: [rated1]}
+  pv_power_w: {add: [ac_power_w]}
+""",
+)
+
+
+async def test_a_total_is_as_stale_as_its_most_seldom_part():
+    device, wire = reading(BATTERIES, SELDOM)
+    (values,) = await rounds(device, wire, 1)
+    assert values["import_energy_kwh"] == 30 + 700 * 65536
+    every = {"import_energy_kwh", "load_energy_kwh", "inverter_rated_power_w", "pv_power_w"}
+
+    def good(now_ms):
+        told = device.quality(now_ms, 10_000, 60_000)
+        assert every <= told.keys()
+        return {name for name in every if told[name] == "good"}
+
+    assert good(20_000) == every
+    assert good(140_000) == every - {"pv_power_w"}
+    assert good(160_000) == {"inverter_rated_power_w"}
