@@ -20,6 +20,8 @@ from edge_agent import wire
 POLL = bytes.fromhex(
     "1081106302880105FF017204E704000003A1E80400460028E0040000B9D7E3040000000B"
 )  # power, currents, registers
+FRAMES_PER_S = 500_000
+"""Answers of a meter that the codec must decode in a second on this class of machine, measured alone."""
 SCALING = Scaling(Decimal("0.1"), 1, 6)
 VALUES = {
     "grid_power_w": 929,
@@ -102,6 +104,13 @@ def test_decoding_beside_a_peer(name, capsys):
         with capsys.disabled():
             print(f"\n{what}: ours {our_rate:,.0f}/s, {name} {their_rate:,.0f}/s, ratio {our_rate / their_rate:.2f}")
         assert our_rate > their_rate
+
+
+def test_the_codec_decodes_as_many_frames_a_second_as_it_must(capsys):
+    (rate,) = rates(lambda: echonet.decode(POLL), rounds=50)
+    with capsys.disabled():
+        print(f"\nframe: {rate:,.0f}/s, required {FRAMES_PER_S:,}/s")
+    assert rate >= FRAMES_PER_S
 
 
 def test_cut_a_stream_into_lines(benchmark):
