@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from drivers.api import ConfigError, DriverError, LinkError, Value
+from drivers.arguments import LAST_PORT, real, whole
 from drivers.modbus import survey
 from drivers.modbus.device import Device
 from drivers.modbus.endpoints import Endpoint, SerialEndpoint, TcpEndpoint
@@ -31,6 +32,9 @@ from drivers.quantities import QUANTITIES
 SUNSPEC = "sunspec"
 USUAL_UNITS = "1-10,100,126,247"
 OPEN_S = 5.0
+LAST_UNIT = 255
+LONGEST_S = 86_400.0
+MOST_ROUNDS = 1_000_000_000
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -65,12 +69,14 @@ class ModbusCommand:
         dump.add_argument("--input", action="store_true", help="with --range: input registers")
         dump.add_argument("--name", default="device", help="the capture's name (default: device)")
         watch = verbs.add_parser("watch", help="values live in the terminal, until Ctrl-C")
-        watch.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="default 2")
-        watch.add_argument("--rounds", type=int, metavar="N", help="stop after so many")
+        watch.add_argument(
+            "--every", type=real(0.1, LONGEST_S), default=2.0, metavar="SECONDS", help="default 2, 0.1 or more"
+        )
+        watch.add_argument("--rounds", type=whole(1, MOST_ROUNDS), metavar="N", help="stop after so many")
         for verb in (scan, dump, watch):
             _add_line(verb)
         for verb in (dump, watch):
-            verb.add_argument("--unit", type=int, default=1, help="default 1")
+            verb.add_argument("--unit", type=whole(0, LAST_UNIT), default=1, metavar="0-255", help="default 1")
             verb.add_argument("--map", default=SUNSPEC, help="a register map, default sunspec")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -96,11 +102,17 @@ def _add_line(parser: argparse.ArgumentParser) -> None:
         "--through", metavar="SOCKET", help="ask the agent that holds the line, /run/edge-agent/ID.sock"
     )
     parser.add_argument("--rtu", action="store_true", help="RTU over TCP: a transparent serial converter")
-    parser.add_argument("--baudrate", type=int, default=9600, help="of a serial port, default 9600")
+    parser.add_argument(
+        "--baudrate", type=whole(300, 4_000_000), default=9600, metavar="N", help="of a serial port, default 9600"
+    )
     parser.add_argument("--parity", choices=("N", "E", "O"), default="N", help="default N")
     parser.add_argument("--stopbits", type=int, choices=(1, 2), default=1, help="default 1")
-    parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="for one answer, default 1")
-    parser.add_argument("--gap", type=float, default=50.0, metavar="MS", help="pause between requests, default 50")
+    parser.add_argument(
+        "--timeout", type=real(0.05, 30), default=1.0, metavar="SECONDS", help="for one answer, default 1"
+    )
+    parser.add_argument(
+        "--gap", type=real(0, 5_000), default=50.0, metavar="MS", help="pause between requests, default 50"
+    )
     parser.add_argument("--maps", metavar="FOLDER", help="look for maps of your own here first")
 
 
@@ -109,7 +121,7 @@ def endpoint_of(arguments: argparse.Namespace) -> Endpoint:
     if arguments.line.startswith("/"):
         return SerialEndpoint(arguments.line, arguments.baudrate, arguments.parity, arguments.stopbits)
     host, _, port = arguments.line.rpartition(":") if ":" in arguments.line else (arguments.line, "", "502")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+    if not host or not port.isdecimal() or not 1 <= int(port) <= LAST_PORT:
         raise ValueError(f"{arguments.line!r} is neither HOST:PORT nor /dev/PORT")
     return TcpEndpoint(host, int(port), "rtu" if arguments.rtu else "tcp")
 
@@ -120,18 +132,16 @@ def units_of(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (-1, -1)
-        if not 0 <= first <= last <= 255:
-            raise ValueError(f"--units {part!r}: give numbers from 0 to 255, such as 1-10,247")
+        if not 0 <= first <= last <= LAST_UNIT:
+            raise ValueError(f"--units {part!r}: give numbers from 0 to {LAST_UNIT}, such as 1-10,247")
         units += range(first, last + 1)
     return list(dict.fromkeys(units))
 
 
 async def _opened(arguments: argparse.Namespace) -> survey.Line:
-    if not 0.05 <= arguments.timeout <= 30:
-        raise ValueError("--timeout is from 0.05 to 30 s")
     if arguments.through:
         return AgentLine(arguments.through, arguments.line)
-    link = Link(endpoint_of(arguments), _WallClock(), gap_ms=max(0.0, min(arguments.gap, 5_000.0)))
+    link = Link(endpoint_of(arguments), _WallClock(), gap_ms=arguments.gap)
     await link.open(OPEN_S)
     return link
 
@@ -216,7 +226,7 @@ async def _watch(arguments: argparse.Namespace) -> int:
     register_map = None if arguments.map == SUNSPEC else _map(arguments)
     limits = None if arguments.through else endpoint_of(arguments).limits
     device = Device("device", arguments.unit, arguments.timeout, register_map, limits)
-    every_ms, clock, rounds = max(100, round(arguments.every * 1000)), _WallClock(), 0
+    every_ms, clock, rounds = round(arguments.every * 1000), _WallClock(), 0
     last: dict[str, Value] = {}
     try:
         while arguments.rounds is None or rounds < arguments.rounds:

@@ -185,8 +185,10 @@ async def test_watching_a_device_that_does_not_answer_says_so_and_goes_on(capsys
         ("scan", "127.0.0.1:x"),
         ("scan", "127.0.0.1:502", "--units", "1-300"),
         ("dump", "127.0.0.1:1", "--range", "5-2"),
+        ("scan", "127.0.0.1:502", "--units", "256"),
+        ("scan", "127.0.0.1:99999"),
+        ("dump", "127.0.0.1:1", "--range", "0-65536"),
         ("watch", "/dev/there-is-no-such-port", "--rounds", "1"),
-        ("watch", "127.0.0.1:1", "--timeout", "0"),
     ],
 )
 async def test_what_makes_no_sense_is_one_line_and_a_failure(words, capsys):
@@ -194,6 +196,28 @@ async def test_what_makes_no_sense_is_one_line_and_a_failure(words, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert len(told.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "value", "said"),
+    [
+        ("dump", "--unit", "300", "300 is not between 0 and 255"),
+        ("watch", "--unit", "-1", "-1 is not between 0 and 255"),
+        ("dump", "--unit", "x", "x is no whole number"),
+        ("watch", "--every", "nan", "nan is not between 0.1 and 86400"),
+        ("watch", "--every", "1e308", "1e308 is not between"),
+        ("watch", "--rounds", "0", "0 is not between 1 and"),
+        ("scan", "--timeout", "0", "0 is not between 0.05 and 30"),
+        ("dump", "--timeout", "inf", "inf is not between 0.05 and 30"),
+        ("scan", "--gap", "nan", "nan is not between 0 and 5000"),
+        ("watch", "--baudrate", "0", "0 is not between 300 and 4000000"),
+    ],
+)
+async def test_an_option_out_of_its_range_is_refused_in_plain_words(verb, option, value, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        await run(verb, "127.0.0.1:1", f"{option}={value}")
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_endpoints_and_units_are_read_from_words():
