@@ -193,7 +193,7 @@ class Device:
     async def _read_block(self, link: Reads, block: Block) -> dict[str, Value]:
         try:
             data = await link.read(self.unit, block.request, self._timeout_s)
-        except UnreachedError as error:
+        except (UnreachedError, ExceptionAnswerError) as error:
             if self.map is None or error.code not in self.map.absent_codes:
                 raise
             raise ExceptionAnswerError(NO_REGISTER, block.request) from error  # this device's way to say it

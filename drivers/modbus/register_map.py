@@ -96,6 +96,10 @@ class RegisterMap:
         return replace(self, points=points, derived=derived, quantities=declared, limits=limits)
 
 
+BUSY = frozenset({5, 6})
+"""Exceptions "acknowledge" and "server device busy": the registers are there."""
+
+
 class _LimitsTable(Table, frozen=True, forbid_unknown_fields=True):
     max_registers: Annotated[int, Meta(ge=1, le=MOST_REGISTERS)] = 100
     max_gap: Annotated[int, Meta(ge=0, le=MOST_REGISTERS)] = 16
@@ -298,6 +302,8 @@ def _check_tables(table: _MapTable) -> None:
     for number, hole in enumerate(table.forbidden):
         if hole.last < hole.first:
             raise ConfigError(f"forbidden.{number}.last", "before `first`", "give the last register", hole.last)
+    if busy := sorted(BUSY.intersection(table.limits.absent_codes)):
+        raise ConfigError("limits.absent_codes", "means busy, which passes", "remove it", busy[0])
     for quantity in table.quantities:
         if quantity in QUANTITIES:
             raise ConfigError(f"quantities.{quantity}", "already in the vocabulary", "remove the declaration")

@@ -8,9 +8,10 @@ import pytest
 
 from drivers.api import MalformedError, RefusedError
 from drivers.modbus import survey
+from drivers.modbus.derived import Derived
 from drivers.modbus.device import Device
 from drivers.modbus.library import find
-from drivers.modbus.link import ExceptionAnswerError, ShortAnswerError, SilentError
+from drivers.modbus.link import ExceptionAnswerError, ShortAnswerError, SilentError, UnreachedError
 from drivers.modbus.register_map import parse
 from simulators.house import House
 from simulators.modbus_chains import chain_of
@@ -294,3 +295,18 @@ async def test_a_total_is_as_stale_as_its_most_seldom_part():
     assert good(20_000) == every
     assert good(140_000) == every - {"pv_power_w"}
     assert good(160_000) == {"inverter_rated_power_w"}
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 10, 11, 128])
+async def test_what_a_map_names_as_absent_is_cornered_like_an_illegal_address(code):
+    def mishap(request):
+        if request.address <= 101 < request.address + request.count:
+            raise (UnreachedError("no path", code) if code in {10, 11} else ExceptionAnswerError(code, request))
+
+    register_map = replace(TWO_BATTERIES, absent_codes=frozenset({4, 10, 11, 128}), derived=Derived())
+    device, wire = reading(BATTERIES, register_map, mishap=mishap)
+    told = await rounds(device, wire, 2)
+    assert device.refused.keys() == {"battery1_charge_energy_kwh"}
+    assert [values.keys() ^ {point.quantity for point in register_map.points} for values in told] == [
+        {"battery1_charge_energy_kwh"}
+    ] * 2

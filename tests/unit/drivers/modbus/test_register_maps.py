@@ -74,6 +74,7 @@ def test_a_scale_is_exact_although_yaml_reads_a_float():
         ("maker: Nobody", "maker: Nobody\nforbidden: [{first: 2, last: 1}]", "forbidden.0.last = 1"),
         ("maker: Nobody", "maker: Nobody\nsentinels: {i16: [1]}", "sentinels.i16: no such type"),
         ("maker: Nobody", "maker: Nobody\nlimits: {max_registers: 126}", "limits.max_registers"),
+        ("maker: Nobody", "maker: Nobody\nlimits: {absent_codes: [4, 6]}", "limits.absent_codes = 6: means busy"),
         ("maker: Nobody", "maker: Nobody\nquantities: {pv_power_w: {kind: gauge}}", "already in the vocabulary"),
         ("maker: Nobody", "maker: Nobody\nidentity: {colour: {address: 1, type: u16}}", "identity.colour"),
         ("  pv_power_w: {address: 10, type: s32}", "  {}", "the map has no point"),
