@@ -161,6 +161,57 @@ async def test_a_meter_is_found_joined_and_asked():
 
 
 @pytest.mark.looptime
+async def test_of_several_networks_of_the_meter_the_strongest_is_taken():
+    weak, strong = bytes.fromhex("001C640003CD000111119C"), bytes.fromhex("001C640003CD00022222D8")
+    async with conversation() as (session, dongle):
+        await session.prepare()
+        receive = dongle.receive
+
+        def among_others(data):
+            receive(data)
+            session._port.arrived.put_nowait(j11.says(j11.SCANNED, b"\x00\x11\x02" + weak + strong))
+
+        dongle.receive = among_others
+        assert await session.scan() == Pan(0x3B, 0x2222, "001C640003CD0002", j11.lqi(-40), "CCDDEEFF")
+        assert {pan.mac for pan in session._pans} == {"001C640003CD0001", "001C640003CD0002", METER.mac}
+
+
+def heard_from(mac, remote=3610, local=3610):
+    """Return how the dongle tells of a notification from an address and port."""
+    notice = bytes.fromhex("1081000102880105FF017301E704000003A1")
+    head = j11.address(mac) + remote.to_bytes(2) + local.to_bytes(2) + bytes.fromhex("76A40002C9")
+    return j11.says(j11.RECEIVED, head + len(notice).to_bytes(2) + notice)
+
+
+@pytest.mark.looptime
+async def test_what_comes_from_another_house_or_port_is_dropped_and_counted():
+    async with conversation() as (session, _):
+        session._port.arrived.put_nowait(heard_from(METER.mac))  # before the session: nobody's
+        await session.connect(DictMemory())
+        before = session.requests.tally.notifications
+        for foreign in (heard_from("001C640003CDFFFE"), heard_from(METER.mac, 716), heard_from(METER.mac, local=716)):
+            session._port.arrived.put_nowait(foreign)
+        session._port.arrived.put_nowait(heard_from(METER.mac))
+        await session.get([0xE7])
+        assert (session.requests.tally.notifications - before, session.counters.strangers) == (1, 4)
+
+
+@pytest.mark.looptime
+async def test_a_datagram_that_the_dongle_could_not_send_is_told_as_such_and_sent_again():
+    async with conversation() as (session, dongle):
+        await session.connect(DictMemory())
+        dongle.exhaust()
+        with pytest.raises(NoAnswerError, match="the dongle did not send: 01"):
+            await session.send(b"x")
+        with pytest.raises(NoAnswerError, match="no answer within 20 s: the dongle did not send"):
+            await session.get([0xE7])
+        asyncio.get_running_loop().call_later(1, dongle.rested)
+        began = asyncio.get_running_loop().time()
+        assert (await session.get([0xE7])).properties[0xE7]
+        assert 5 <= asyncio.get_running_loop().time() - began < 7
+
+
+@pytest.mark.looptime
 async def test_a_remembered_network_of_the_other_family_is_joined_without_a_scan():
     async with conversation() as (session, _):
         await session.prepare()
