@@ -205,6 +205,7 @@ def parse(name: str, yaml_text: str) -> RegisterMap:
     derived = Derived(tuple(_sums(table, points)), tuple(_withheld(table, points)), hidden)
     writable = {key: _writable(table, key, row) for key, row in table.writable.items()}
     _check_bounds(writable, points)
+    _check_apart(writable)
     declared = {
         key: Declared(entry.unit, entry.kind, entry.label_ja, entry.label_en) for key, entry in table.quantities.items()
     }
@@ -456,6 +457,23 @@ def _check_bounds(writable: Mapping[str, Writable], points: Sequence[Point]) -> 
         low, high = sorted((bound - one.encoding.offset) / one.encoding.scale for bound in (one.minimum, one.maximum))
         if one.model is None and not least <= low <= high <= most:  # SunSpec's scale is the device's
             raise ConfigError(key, f"its limits do not fit {one.encoding.type}", "correct limits, scale or type")
+
+
+def _check_apart(writable: Mapping[str, Writable]) -> None:
+    """Refuse what could be written over another setting, and a name that means two numbers.
+
+    In a SunSpec model two settings may be the same point, such as a rate of discharge and, turned round, of charge.
+    """
+    spans = sorted(
+        (one.address, one.address + one.encoding.words, one.name) for one in writable.values() if not one.point
+    )
+    for (_, end, name), (first, _, other) in pairwise(spans):
+        if first < end:
+            raise ConfigError(f"writable.{other}.address", f"overlaps {name}", "correct address or type", first)
+    for name, one in writable.items():
+        said = [*one.encoding.names.values()]
+        if twice := sorted({text for text in said if said.count(text) > 1}):
+            raise ConfigError(f"writable.{name}.names", "means two numbers", "give each number its own name", twice[0])
 
 
 def _check_at_most(key: str, named: str, encoding: Encoding, point: Point | None) -> None:
