@@ -293,18 +293,15 @@ class EchonetIp:
         quirk = quirks.fitting(self._quirks, watch.plain_class.code, _who(session))
         watch.device_class = quirks.understood(watch.plain_class, quirk).listed(session.readable)
         watch.keys, watch.quantities = {}, {}
-        if quirk is not None and quirk.most_properties is not None:
-            watch.learnt.ceiling = quirk.most_properties
-            watch.learnt.most = min(watch.learnt.most, quirk.most_properties)
-        if quirk is not None and quirk.timeout_s is not None:
-            watch.learnt.base_s = quirk.timeout_s
-            watch.learnt.timeout_s = max(watch.learnt.timeout_s, quirk.timeout_s)
+        timeout_s = quirk.timeout_s if quirk else None
+        watch.learnt.grant(quirk.most_properties if quirk else None, timeout_s or self._settings.timeout_s)
         watch.session, watch.host = session, session.host
         if not isinstance(before, dict):
             await memory.update({f"place:{watch.name}": now})
         elif not (session.is_sure and session.identification):
             log.debug("%s does not say who it is", watch.name)
         elif before.get("identification") != now["identification"]:
+            watch.learnt.forget()
             data: dict[str, Json] = {"was": before.get("identification"), "now": now["identification"]}
             await emit(Event(watch.name, "device_replaced", at, data), remember={f"place:{watch.name}": now})
         elif before.get("address") != session.host:

@@ -72,6 +72,18 @@ class Learnt:
         refused: list[Json] = [f"{epc:02X}" for epc in sorted(self.refusals)]
         return {"most": self.most, "timeout_s": self.timeout_s, "refused": refused}
 
+    def grant(self, most: int | None, timeout_s: float) -> None:
+        """Take up what a quirk allows to ask at once (None: what is usual) and what a request is granted at least."""
+        self.ceiling = MOST_PROPERTIES if most is None else most
+        self.most = min(self.most, self.ceiling)
+        self.base_s = timeout_s
+        self.timeout_s = max(self.timeout_s, timeout_s)
+
+    def forget(self) -> None:
+        """Begin anew: another device is there."""
+        self.most, self.timeout_s, self.complete = min(MOST_PROPERTIES, self.ceiling), self.base_s, 0
+        self.refusals.clear()
+
     @classmethod
     def from_json(cls, stored: Json, timeout_s: float) -> Learnt:
         """Return what was stored, or the beginning for anything that is not that."""

@@ -6,6 +6,7 @@ import random
 import socket
 
 import pytest
+from echonet_air import AirHome
 
 from drivers.api import Context, Event, Sample
 from drivers.contract import DictMemory, FastClock
@@ -65,8 +66,8 @@ class Home:
 class Listener:
     """The agent's side of a driver: what it emitted, and waiting for it."""
 
-    def __init__(self, table, memory=None):
-        self.clock = FastClock()
+    def __init__(self, table, memory=None, clock=None):
+        self.clock = clock or FastClock()
         self.memory = memory or DictMemory()
         self.driver = create(Context("home", self.clock, lambda name: name), table)
         self.items = []
@@ -115,6 +116,12 @@ async def home():
     made = Home()
     yield made
     made.close()
+
+
+@pytest.fixture
+def air(listener):
+    """The same in memory and in virtual time."""
+    return AirHome(listener)
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 
 import pytest
+from echonet_air import MemoryLink, MemoryServer, Network
 from meter_air import VirtualClock
 
 from drivers.api import Context, Event, Sample
 from drivers.contract import DictMemory
 from drivers.echonet_ip.driver import create
-from drivers.echonet_ip.link import Link
 from simulators import clock, echonet, echonet_steps, scenario
 from simulators.clock import SimulatedClock
 from simulators.echonet_devices import things
-from simulators.echonet_node import GROUP, Node, NodeServer
+from simulators.echonet_node import Node
 from simulators.house import House
 from simulators.log import ServedLog
 
@@ -24,65 +24,7 @@ START_MS = 1_780_272_000_000  # 2026-06-01 09:00 in Japan
 NETWORK = "127.9.9."
 POLL_S = 20
 SECONDS = 3600
-AIR_S = 0.002
 SEED = 1
-
-
-class Network:
-    """UDP in memory: what is sent to an address, or to the group, arrives there a little later."""
-
-    def __init__(self):
-        self._hosts = {}
-
-    def joined(self, address, take):
-        self._hosts[address] = take
-        return Socket(self, address)
-
-    def left(self, address):
-        self._hosts.pop(address, None)
-
-    def carry(self, data, sender, to):
-        hosts = list(self._hosts) if to == GROUP else [to]
-        for host in hosts:
-            asyncio.get_running_loop().call_later(AIR_S, self._arrive, data, sender, host)
-
-    def _arrive(self, data, sender, host):
-        if (take := self._hosts.get(host)) is not None:
-            take(data, sender)
-
-
-class Socket:
-    """What a node or the driver sends with."""
-
-    def __init__(self, network, address):
-        self._network, self._address = network, address
-
-    def sendto(self, data, to):
-        self._network.carry(data, self._address, to[0])
-
-    def close(self):
-        self._network.left(self._address)
-
-
-class MemoryServer(NodeServer):
-    """A node on the network in memory."""
-
-    network = None
-
-    async def _listen(self):
-        return [self.network.joined(self.address, lambda data, host: self.datagram_received(data, (host, 3610)))]
-
-
-class MemoryLink(Link):
-    """The driver's port on it."""
-
-    def __init__(self, network, address):
-        super().__init__(address)
-        self._network = network
-
-    async def open(self):
-        self._lost = asyncio.get_running_loop().create_future()
-        self._transports.append(self._network.joined(self._address, self._take))
 
 
 @pytest.fixture
