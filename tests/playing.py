@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from running import Receiver
@@ -12,12 +14,14 @@ from running import Receiver
 from drivers.api import Context, Driver, Sample
 from drivers.contract import DictMemory, FastClock
 from drivers.modbus.driver import create
+from drivers.modbus.planner import Point, Space
 from drivers.modbus.register_map import RegisterMap
+from drivers.modbus.registers import encode
 from simulators.house import Balance
 from simulators.inverter import InverterServer, mapped
 from simulators.modbus_chains import models_of
 from simulators.modbus_control import control_of
-from simulators.modbus_units import Unit
+from simulators.modbus_units import Cell, Unit
 
 AT_ONCE = {"host": "127.0.0.1", "gap_ms": 0, "connect_delay_ms": 0}
 START_MS = 1_780_239_600_000
@@ -54,6 +58,31 @@ async def first_sample(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await served.close()
+
+
+def saying(unit: Unit, register_map: RegisterMap, said: Mapping[str, str | int]) -> Unit:
+    """Return a played map whose points hold what `said` has of them at the time: a state's name, or a count."""
+    points = {(point.space, point.address): point for point in register_map.points}
+
+    def altered(one: Unit, space: Space) -> Unit:
+        return replace(one, cells=tuple(_altered(cell, points.get((space, cell.address)), said) for cell in one.cells))
+
+    inputs = None if unit.inputs is None else altered(unit.inputs, "input")
+    return replace(altered(unit, "holding"), inputs=inputs)
+
+
+def _altered(cell: Cell, point: Point | None, said: Mapping[str, str | int]) -> Cell:
+    if point is None:
+        return cell
+
+    def raw(now: Balance) -> int:
+        told = said.get(point.quantity)
+        if isinstance(told, str):
+            numbers = {name: number for number, name in point.encoding.names.items()}
+            return encode(Decimal(numbers[told]), point.encoding)
+        return cell.raw(now) if told is None else told
+
+    return replace(cell, raw=raw)
 
 
 class SteppedClock:

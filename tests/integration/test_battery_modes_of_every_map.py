@@ -350,9 +350,7 @@ def test_the_manual_tells_each_maps_modes_and_why_the_others_are_not_offered():
     page = (DOCS / "battery.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
     named = [
-        [set(re.findall(r"`(\w+)`", cell)) for cell in row[:4]]
-        for row in rows
-        if len(row) == 5 and row[0] != " `map` "
+        [set(re.findall(r"`(\w+)`", cell)) for cell in row[:4]] for row in rows if len(row) == 5 and row[0] != " `map` "
     ]
     told = {name.pop(): (ends, lasts, lacks & EVERY_MODE) for name, ends, lasts, lacks in named}
     assert told.keys() == {*library.known(), "sunspec"}
