@@ -62,6 +62,7 @@ class Keeper:
         self._seen: dict[str, Value] = {}
         self._leaving = self._may_begin = self._was_out = False
         self._noted = ""
+        self._fault: str | None = None
 
     @property
     def may_write(self) -> bool:
@@ -91,6 +92,7 @@ class Keeper:
         is_out = is_grid_gone(values, told=self._controls.is_outage(values))
         if is_out is not None:
             await self._observe_outage(at_ms, is_out=is_out)
+        await self._observe_faults(values, at_ms)
         if self._schedule is not None and not self.policy.is_frozen(at_ms):
             self._schedule.observe(values, at_ms, self._clock.unix_ms())
             await self._save_learnt()
@@ -181,10 +183,18 @@ class Keeper:
                 shown["mode"] = "left as it was: a former command was not undone"
         if self.settings.no_revert_timer == "accepted":
             shown["no_revert_timer"] = "accepted"
+        return shown | self._troubles(now_ms)
+
+    def _troubles(self, now_ms: int) -> dict[str, Json]:
+        """Return what keeps the battery from being commanded or put back."""
+        policy = self.policy
+        shown: dict[str, Json] = {}
         if policy.failures:
             shown["restore_failures"] = policy.failures
         if policy.has_given_up(now_ms):
             shown["given_up"] = True
+        if (fault := policy.fault(now_ms)) is not None:
+            shown["fault"] = fault
         if policy.is_frozen(now_ms):
             shown |= {"outage": True, "hours_left": self._hours_left(now_ms)}
         return shown
@@ -247,6 +257,16 @@ class Keeper:
             self._was_out = is_out
             hours = self._hours_left(at_ms) if is_out else None
             await self._tell("grid_lost" if is_out else "grid_back", {} if hours is None else {"hours_left": hours})
+
+    async def _observe_faults(self, values: Mapping[str, Value], at_ms: int) -> None:
+        """Take in what the device says is wrong with it, and tell when that changes."""
+        for quantity, state in self._controls.faults_in(values).items():
+            self.policy.observe_fault(quantity, state, at_ms)
+        fault = self.policy.fault(at_ms)
+        if fault != self._fault:
+            self._fault = fault
+            kind = "battery_fault_over" if fault is None else "battery_fault"
+            await self._tell(kind, {} if fault is None else {"state": fault})
 
     def _time(self, boot_ms: int) -> str | None:
         unix_ms = self._clock.unix_ms()

@@ -84,6 +84,9 @@ class Controls(Protocol):
     def is_outage(self, values: Mapping[str, object]) -> bool | None:
         """Tell from a sample whether the grid is gone; None where it does not say."""
 
+    def faults_in(self, values: Mapping[str, object]) -> Mapping[str, str | None]:
+        """Return what a sample says of faults: quantity → the fault's name, None where it tells another state."""
+
     def sequence(self, request: Request, limits: Mapping[str, int]) -> tuple[Write, ...]:
         """Return what to write for a request, in order; raises RefusedError where the request does not fit."""
 

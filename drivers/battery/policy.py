@@ -59,9 +59,11 @@ class Policy:
         """Attempts to restore in a row that did not succeed."""
         self._soc: float | None = None
         self._soc_ms = self._outage_ms = -FRESH_MS
+        self._faults: dict[str, tuple[str, int]] = {}
+        """What the device says is wrong, by quantity, and when it said so."""
         self._foreign: deque[int] = deque(maxlen=MOST_FOREIGN + 1)
         self._given_up_until_ms = 0
-        self._automatic_from_ms = 0
+        self._automatic_from_ms, self._pause = 0, ""
         self._retry_ms = self._apply_ms = self._look_ms = self._sign_ms = 0
         self._is_due_again = False
 
@@ -77,6 +79,19 @@ class Policy:
     def observe_outage(self, at_ms: int, *, is_out: bool) -> None:
         """Take in whether the grid is gone."""
         self._outage_ms = at_ms if is_out else -FRESH_MS
+
+    def observe_fault(self, quantity: str, state: str | None, at_ms: int) -> None:
+        """Take in a state of the device that is a fault, None for one that is not."""
+        if state is None:
+            self._faults.pop(quantity, None)
+        else:
+            self._faults[quantity] = state, at_ms
+            self._pause_automatic(f"the device reported {quantity} {state}", at_ms)
+
+    def fault(self, now_ms: int) -> str | None:
+        """Return what the device says is wrong with it, None where that is nothing or old."""
+        told = (f"{name} {state}" for name, (state, at_ms) in self._faults.items() if now_ms - at_ms < FRESH_MS)
+        return ", ".join(told) or None
 
     def is_frozen(self, now_ms: int) -> bool:
         """Tell whether the grid is gone: then nothing at all is written."""
@@ -96,7 +111,7 @@ class Policy:
         if self.request is not None and OWNERS.index(request.owner) < OWNERS.index(self.request.owner):
             raise RefusedError(f"the {self.request.owner} has the battery in {self.request.mode}")
         if request.owner in {"schedule", "alert"} and now_ms < self._automatic_from_ms:
-            raise RefusedError(f"it waits after a failure ({self.reason})")
+            raise RefusedError(f"it waits after a failure ({self._pause})")
         if request.owner == "person":
             self._given_up_until_ms = 0
             self._foreign.clear()
@@ -172,7 +187,10 @@ class Policy:
         self.end(reason)
         self.held = None
         self._retry_ms = 0
-        self._automatic_from_ms = now_ms + SCHEDULE_PAUSE_MS
+        self._pause_automatic(reason, now_ms)
+
+    def _pause_automatic(self, reason: str, now_ms: int) -> None:
+        self._automatic_from_ms, self._pause = now_ms + SCHEDULE_PAUSE_MS, reason
 
     def restore_failed(self, now_ms: int) -> None:
         """The device is not back in normal yet."""
@@ -229,9 +247,9 @@ class Policy:
             return "its time is over"
         if request.mode == "normal":
             return None
-        soc = self.soc_percent(now_ms)
-        if soc is None:
-            return "no fresh state of charge"
+        fault, soc = self.fault(now_ms), self.soc_percent(now_ms)
+        if fault is not None or soc is None:
+            return "no fresh state of charge" if fault is None else f"the device reports {fault}"
         if request.mode == "charge" and request.soc_percent is not None and soc >= request.soc_percent:
             return f"charged to {request.soc_percent} %"
         if request.mode == "discharge_to_load" and soc <= self._settings.min_soc_percent:

@@ -47,6 +47,10 @@ class ModbusBattery:
         """Tell from a sample whether the grid is gone."""
         return self._control.is_outage(values)
 
+    def faults_in(self, values: Mapping[str, object]) -> Mapping[str, str | None]:
+        """Return what a sample says of faults."""
+        return self._control.faults_in(values)
+
     def sequence(self, request: Request, limits: Mapping[str, int]) -> tuple[Write, ...]:
         """Return what to write for a request, by the scale factors and readings of the last `limits`."""
         return self._control.sequence(request, limits, self._readings)

@@ -101,6 +101,8 @@ class Control:
     witnesses: tuple[str, ...] = ()
     outage: tuple[str, frozenset[str]] | None = None
     settle_s: float = 0.0
+    faults: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """States in which nothing is commanded, by quantity."""
 
     @property
     def models(self) -> frozenset[int]:
@@ -141,6 +143,14 @@ class Control:
         if self.outage is None or not isinstance(state := values.get(self.outage[0]), str):
             return None
         return state in self.outage[1]
+
+    def faults_in(self, values: Mapping[str, object]) -> dict[str, str | None]:
+        """Return what a sample says of faults: quantity → the fault's name, None where it tells another state."""
+        return {
+            quantity: state if state in faults else None
+            for quantity, faults in self.faults.items()
+            if isinstance(state := values.get(quantity), str)
+        }
 
     def sequence(
         self, request: Request, limits: Mapping[str, int], readings: Mapping[str, Decimal] | None = None

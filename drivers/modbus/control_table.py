@@ -16,6 +16,7 @@ from drivers.modbus.planner import Request as Registers
 from drivers.modbus.planner import Space
 from drivers.modbus.register_map import RegisterMap, Writable, check_factor, check_number
 from drivers.modbus.registers import WORDS, Encoding, WordOrder
+from drivers.modbus.sunspec_points import inverter_states
 from drivers.modbus.sunspec_points import table as model_table
 from drivers.settings import Table, convert
 
@@ -70,6 +71,7 @@ class _ControlTable(Table, frozen=True, forbid_unknown_fields=True):
     restless: list[str] = msgspec.field(default_factory=list)
     timer: _TimerTable = _TimerTable()
     outage: _OutageTable | None = None
+    faults: dict[str, Annotated[list[str], Meta(min_length=1)]] = msgspec.field(default_factory=dict)
     settle_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
 
 
@@ -105,8 +107,33 @@ def _control(table: _ControlTable, register_map: RegisterMap) -> Control:
     divisors = Control(settings, modes).divisors
     if unknown := sorted(name for name in divisors if name not in settings or settings[name].writable):
         raise ConfigError("modes", "`per` is no entry under `reads`", "declare it there", unknown[0])
+    outage, faults = _guards(table, register_map)
+    witnesses, settle_s = tuple(table.witnesses), table.settle_ms / 1000
+    return Control(settings | bounds, modes, {**table.limits}, witnesses, outage, settle_s, faults)
+
+
+def _guards(
+    table: _ControlTable, register_map: RegisterMap
+) -> tuple[tuple[str, frozenset[str]] | None, dict[str, frozenset[str]]]:
+    """Return the states in which nothing is written, and those in which nothing is commanded."""
     outage = None if table.outage is None else (table.outage.quantity, frozenset(table.outage.values))
-    return Control(settings | bounds, modes, {**table.limits}, tuple(table.witnesses), outage, table.settle_ms / 1000)
+    if outage is not None:
+        _check_states("outage", *outage, register_map)
+    faults = {quantity: frozenset(states) for quantity, states in table.faults.items()}
+    for quantity, states in faults.items():
+        _check_states(f"faults.{quantity}", quantity, states, register_map)
+    return outage, faults
+
+
+def _check_states(key: str, quantity: str, states: frozenset[str], register_map: RegisterMap) -> None:
+    """Refuse a guard that no reading could ever meet."""
+    names = {name for one in register_map.points if one.quantity == quantity for name in one.encoding.names.values()}
+    if register_map.is_sunspec and quantity == "inverter_state":
+        names |= inverter_states()
+    if not names:
+        raise ConfigError(key, "no state of this map", "name an `enum` under `points` that has `names`", quantity)
+    if unknown := sorted(states - names):
+        raise ConfigError(key, f"{quantity} is never that", f"known: {', '.join(sorted(names))}", unknown[0])
 
 
 def _setting(one: Writable, *, compared: bool) -> Setting:

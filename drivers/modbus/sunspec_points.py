@@ -364,11 +364,23 @@ class Builder:
         self._exponents[quantity] = name
 
 
+def inverter_states() -> frozenset[str]:
+    """Return the states that inverters of the standard's models tell."""
+    rows = (known.points.get(name) for model in INVERTERS if (known := table(model)) for name in ("St", "InvSt"))
+    return frozenset(_state(symbol) for row in rows if row is not None for symbol in row.symbols.values())
+
+
+def _state(symbol: str) -> str:
+    """Return a symbol in our words; models 111 and 112 write some with two letters before them."""
+    plain = symbol.removeprefix("gg")
+    return _STATES.get(plain, plain)
+
+
 def encoding_of(row: Row, quantity: str, *, negate: bool = False) -> Encoding:
     """Return how a row is decoded; energies become kWh by their quantity's name."""
     kind, sentinels = _TYPES[row.type]
     scale = Decimal("0.001") if quantity.endswith("_kwh") else Decimal(1)
-    names = {number: _STATES.get(symbol, symbol) for number, symbol in row.symbols.items()}
+    names = {number: _state(symbol) for number, symbol in row.symbols.items()}
     return Encoding(
         kind,
         WORDS.get(kind, row.words) if kind not in {"enum", "bits"} else row.words,

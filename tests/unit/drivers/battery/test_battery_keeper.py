@@ -68,6 +68,10 @@ class Inverter:
         state = values.get("state")
         return None if state is None else state == "off_grid"
 
+    def faults_in(self, values):
+        state = values.get("state")
+        return {} if state is None else {"state": state if state == "fault" else None}
+
     def sequence(self, request, limits):
         given_values = {"power_w": request.power_w, "soc_percent": request.soc_percent}
         return tuple(
@@ -713,6 +717,43 @@ async def test_a_dead_grid_freezes_everything_and_says_how_long_the_battery_last
     ]
     await house.rounds(60)
     assert "outage" not in house.keeper.status()
+
+
+async def test_a_device_that_reports_a_fault_is_put_back_and_not_commanded_until_it_is_over():
+    house = House()
+    await house.rounds(60)
+    await house.command("hold", for_s=7200)
+    assert not house.inverter.is_normal
+    house.state = "fault"
+    await house.round()
+    assert house.inverter.is_normal
+    assert house.keeper.status()["fault"] == "state fault"
+    assert house.keeper.status()["last_ended"] == "the device reports state fault"
+    assert "reports state fault" in str(await house.command("hold", for_s=60))
+    house.state = None
+    await house.rounds(140)
+    assert "fault" in house.keeper.status(), "a state that is not told now is the last one that was"
+    house.state = "on_grid"
+    await house.round()
+    assert "fault" not in house.keeper.status()
+    kinds = [(kind, data) for kind, data in house.events if kind.startswith("battery_fault")]
+    assert kinds == [("battery_fault", {"state": "state fault"}), ("battery_fault_over", {})]
+    assert (await house.command("hold", for_s=60))["mode"] == "hold"
+
+
+async def test_after_a_fault_the_schedule_waits_a_quarter_of_an_hour():
+    house = tariffed("00:00", "02:00")
+    await house.rounds(3600)
+    assert house.inverter.bits["command"] == 1
+    for state in ("fault", "on_grid") * 6:
+        house.state = state
+        await house.round()
+        assert house.inverter.bits["command"] == 0
+    sent = len(house.inverter.sent)
+    await house.rounds(840)
+    assert len(house.inverter.sent) == sent
+    await house.rounds(120)
+    assert house.inverter.bits["command"] == 1
 
 
 @pytest.mark.parametrize(("keeps_power", "first_w"), [(True, 2000), (False, 500)])

@@ -23,7 +23,15 @@ from drivers.modbus.registers import WORDS, Encoding
 
 MAP = {
     "maker": "Test",
-    "points": {"battery_soc_percent": {"address": 10, "type": "u16"}},
+    "points": {
+        "battery_soc_percent": {"address": 10, "type": "u16"},
+        "battery_mode": {"address": 12, "type": "enum", "names": {0: "standby", 3: "fault"}},
+        "inverter_state": {
+            "address": 11,
+            "type": "enum",
+            "names": {0: "running", 1: "shutdown_fault", 2: "off_grid"},
+        },
+    },
     "writable": {
         "command": {"address": 20, "type": "enum", "names": {0: "stop", 1: "charge"}, "stored": False},
         "watts": {"address": 21, "type": "u32", "min": 0, "max": 5000},
@@ -238,6 +246,40 @@ def test_a_number_that_its_type_does_not_hold_is_refused(kind, value):
     setting = Setting(Registers("holding", 1, 4), Encoding(kind, WORDS.get(kind, 4)), least=-INFINITE, most=INFINITE)
     with pytest.raises(RefusedError, match=f"does not fit {kind}"):
         bits("x", setting, Decimal(value))
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_shipped_map_that_commands_and_knows_a_fault_minds_it(name):
+    if (found := parse_control(find(name))) is None:
+        pytest.skip("only read")
+    told = {one.quantity for one in find(name).points if "fault" in one.encoding.names.values()}
+    assert told <= found.faults.keys()
+
+
+def test_faults_are_told_by_each_state_that_says_so():
+    table = control(faults={"inverter_state": ["shutdown_fault"], "battery_mode": ["fault"]})
+    assert table.faults_in({"inverter_state": "running", "battery_mode": "fault"}) == {
+        "inverter_state": None,
+        "battery_mode": "fault",
+    }
+    assert table.faults_in({"inverter_state": None, "battery_soc_percent": 5}) == {}
+    assert control(faults={}).faults_in({"inverter_state": "shutdown_fault"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("guard", "key", "said"),
+    [
+        ({"outage": {"quantity": "inverter_stat", "values": ["off_grid"]}}, "control.outage", "no state of this map"),
+        ({"outage": {"quantity": "inverter_state", "values": ["island"]}}, "control.outage", "never that"),
+        ({"faults": {"battery_soc_percent": ["fault"]}}, "control.faults.battery_soc_percent", "no state"),
+        ({"faults": {"battery_mode": ["fault", "ill"]}}, "control.faults.battery_mode", "never that"),
+        ({"faults": {"battery_mode": []}}, "control.faults", "length"),
+    ],
+)
+def test_a_guard_that_no_reading_could_meet_is_refused(guard, key, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        control(**guard)
+    assert caught.value.key.startswith(key)
 
 
 def test_outage_is_told_only_by_the_state_that_says_so():
