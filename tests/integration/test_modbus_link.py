@@ -362,6 +362,38 @@ async def test_requests_keep_the_gap_that_the_device_wants():
     assert min(b - a for a, b in pairwise(moments)) >= 0.028
 
 
+class StandingClock(FastClock):
+    """A clock that moves only when somebody sleeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.ms = 1_000
+
+    def boot_ms(self):
+        return self.ms
+
+    async def sleep_until(self, boot_ms):
+        self.ms = max(self.ms, boot_ms)
+
+
+async def test_the_first_request_waits_as_long_after_connecting_as_the_device_wants():
+    asked_at = []
+
+    async def noting(ask):
+        asked_at.append(clock.ms)
+        ask.answer()
+
+    async with Server(noting) as server:
+        clock = StandingClock()
+        link = Link(TcpEndpoint("127.0.0.1", server.port), clock, connect_delay_ms=1_500)
+        for _ in range(2):
+            await link.open(1)
+            for address in range(2):
+                await read(link, address)
+        link.close()
+    assert asked_at == [2_500, 2_500, 4_000, 4_000]
+
+
 async def test_callers_that_come_together_are_served_one_after_the_other():
     at_once = 0
 

@@ -10,6 +10,7 @@ from drivers.api import MalformedError, RefusedError
 from drivers.modbus import survey
 from drivers.modbus.derived import Derived
 from drivers.modbus.device import Device
+from drivers.modbus.learnt import ASK_AGAIN_MS
 from drivers.modbus.library import find
 from drivers.modbus.link import ExceptionAnswerError, ShortAnswerError, SilentError, UnreachedError
 from drivers.modbus.register_map import parse
@@ -310,3 +311,34 @@ async def test_what_a_map_names_as_absent_is_cornered_like_an_illegal_address(co
     assert [values.keys() ^ {point.quantity for point in register_map.points} for values in told] == [
         {"battery1_charge_energy_kwh"}
     ] * 2
+
+
+async def test_a_refused_register_is_asked_for_once_an_hour_and_read_again_when_it_is_served():
+    device, wire = reading(replace(BATTERIES, ranges=((0, 201), (300, 301))), TWO_BATTERIES)
+    register = 201
+
+    async def asked_for_it_at(*moments):
+        wire.asked.clear()
+        for now_ms in moments:
+            await device.read(wire, now_ms, 10_000)
+        return sum(one.address <= register < one.address + one.count for one in wire.asked)
+
+    assert await asked_for_it_at(0) > 0
+    assert device.refused == {"charged2": REFUSED}
+    assert await asked_for_it_at(1_000, ASK_AGAIN_MS - 1) == 0
+    assert await asked_for_it_at(ASK_AGAIN_MS, ASK_AGAIN_MS + 1, 2 * ASK_AGAIN_MS - 1) == 1
+    wire.unit = BATTERIES
+    assert await asked_for_it_at(2 * ASK_AGAIN_MS) == 1
+    assert device.refused == {}
+    values = await device.read(wire, 2 * ASK_AGAIN_MS + 1_000, 10_000)
+    assert totals(values) == WHOLE
+
+
+@pytest.mark.parametrize("trouble", [*PASSING, "refused"])
+async def test_a_register_that_is_asked_for_again_costs_nothing_else(trouble):
+    error = PASSING.get(trouble, lambda request: ExceptionAnswerError(REFUSED, request))
+    device, wire = reading(replace(BATTERIES, ranges=((0, 201), (300, 301))), TWO_BATTERIES)
+    (before,) = await rounds(device, wire, 1)
+    wire.mishap = at_first(201, error)
+    assert await device.read(wire, ASK_AGAIN_MS, 10_000) == before
+    assert device.refused == {"charged2": REFUSED}
