@@ -237,6 +237,7 @@ async def test_credentials_that_have_let_us_in_before_are_never_taken_for_wrong(
     dongle.answers["SKJOIN"] = decline
     async with working(dongle, memory) as again:
         await again.until(lambda: again.samples)
+        assert again.driver.status()["refusals"] == 0  # they count in a row
     assert again.error is None
     assert [event.kind for event in again.events] == ["device_lost", "device_back"]
     assert "0123456789AB" not in str(memory.kept)

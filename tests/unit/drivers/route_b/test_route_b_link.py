@@ -10,6 +10,7 @@ from drivers.contract import DictMemory, FastClock
 from drivers.route_b import link
 from drivers.route_b.driver import create
 from drivers.route_b.link import locate, open_port, stable_name
+from drivers.route_b.session import Timeouts
 
 CREDENTIALS = '{"id": "00112233445566778899AABBCCDDEEFF", "password": "0123456789AB"}'
 
@@ -147,3 +148,16 @@ async def test_a_dongle_that_returns_under_another_tty_is_found_and_rejoined_wit
     async with working(dongle, bench.memory) as again:  # configured as before: the first tty
         await again.until(lambda: again.samples)
     assert (other_dongle.count("SKJOIN"), other_dongle.count("SKSCAN")) == (1, 0)
+
+
+async def test_the_name_of_what_did_not_answer_as_a_dongle_is_not_remembered(dongle, working, by_id):
+    (by_id / "usb-FTDI_Somebody_elses-if00-port0").symlink_to(dongle.path)
+    dongle.answers["SKVER"] = None
+    async with working(dongle, command_timeout_s=0.05) as bench:
+        bench.driver._timeouts = Timeouts(wake_s=0.05, late_beacon_s=0.01)
+        await bench.until(lambda: bench.error)
+    assert "dongle" not in bench.memory.kept
+    del dongle.answers["SKVER"]
+    async with working(dongle, bench.memory) as again:
+        await again.until(lambda: again.samples)
+    assert again.memory.kept["dongle"]["name"] == "usb-FTDI_Somebody_elses-if00-port0"
