@@ -64,39 +64,44 @@ class Device:
         self._once: list[Block] = []
         self._planned_until_ms: int | None = None
         self._slow_due_ms = 0
-        self._has_served = self._served_in_round = False
+        self._has_served = self._served_in_round = self._fell_silent = False
         if self._is_sunspec:
             self.map = None
 
     async def read(self, link: Reads, now_ms: int, slow_every_ms: int) -> dict[str, Value]:
         """Return the values that are due, read now; nothing when nothing is due.
 
-        A block that is refused for now or makes no sense is left out; raises SilentError, RefusedError or
+        A block that is refused for now, silent or makes no sense is left out; raises SilentError, RefusedError or
         MalformedError when none was read, LinkError when the link is gone.
         """
-        self.was_blamed = self._served_in_round = False
+        self.was_blamed = self._served_in_round = self._fell_silent = False
         if self.map is None:
             self.map = await self._discover(link)
         if self._planned_until_ms is None or now_ms >= self._planned_until_ms:
             self._plan(self.map, now_ms)
         is_slow_due = now_ms >= self._slow_due_ms
         asked = bool(self._fast or self.refused or (is_slow_due and self._slow))
-        values: dict[str, Value] = {}
-        for are_suspects in (False, True) if self._suspects else (False,):
-            values |= await self._read_once(link, now_ms, are_suspects=are_suspects)
+        values = await self._read_due(link, now_ms, is_slow_due=is_slow_due, are_suspects=False)
+        if not self._fell_silent:
+            if self._suspects:
+                values |= await self._read_due(link, now_ms, is_slow_due=is_slow_due, are_suspects=True)
             if is_slow_due:
-                values |= await self._read_all(link, self._slow, now_ms, are_suspects=are_suspects)
-            # last, so that its age is the sample's
-            values |= await self._read_all(link, self._fast, now_ms, are_suspects=are_suspects)
-        self._once = []
-        if is_slow_due:
-            self._slow_due_ms = now_ms + slow_every_ms
+                self._slow_due_ms = now_ms + slow_every_ms
         if asked and not values:
             raise RefusedError(f"unit {self.unit} serves none of its registers now")
         self.counts["rounds"] += 1
         values = self.qualities.take(self._finished(self.map, values), now_ms)
-        await self._ask_again(link, now_ms)
+        if not self._fell_silent:
+            await self._ask_again(link, now_ms)
         return values
+
+    async def _read_due(self, link: Reads, now_ms: int, *, is_slow_due: bool, are_suspects: bool) -> dict[str, Value]:
+        """Read what is due, of the suspected blocks or of the others; the fast ones last: their age is the sample's."""
+        values: dict[str, Value] = {}
+        if is_slow_due:
+            values |= await self._read_once(link, now_ms, are_suspects=are_suspects)
+            values |= await self._read_all(link, self._slow, now_ms, are_suspects=are_suspects)
+        return values | await self._read_all(link, self._fast, now_ms, are_suspects=are_suspects)
 
     def _finished(self, register_map: RegisterMap, values: dict[str, Value]) -> dict[str, Value]:
         """Return what a round means, given what it should have read and what has counted before."""
@@ -150,6 +155,7 @@ class Device:
         if not self._once or self.map is None:
             return {}
         values = await self._read_all(link, self._once, now_ms, are_suspects=are_suspects)
+        self._once = [block for block in self._once if not any(point.quantity in values for point in block.points)]
         for point in self.map.identity:
             if isinstance(told := values.pop(point.quantity, None), str):
                 self.identity[point.quantity] = told
@@ -158,9 +164,12 @@ class Device:
     async def _read_all(self, link: Reads, blocks: list[Block], now_ms: int, *, are_suspects: bool) -> dict[str, Value]:
         """Read those blocks that are suspected of making the device hang up or fall silent, or those that are not.
 
-        One that is refused for good is halved until the refused register stands alone.
+        A device that falls silent after it has answered in this round is asked nothing more; what it said is kept. One
+        that is refused for good is halved until the refused register stands alone.
         """
         values: dict[str, Value] = {}
+        if self._fell_silent:
+            return values
         waiting = [block for block in blocks[::-1] if (block.request in self._suspects) == are_suspects]
         kept = [block for block in blocks if block not in waiting]
         while waiting:
@@ -175,9 +184,10 @@ class Device:
             except (HungUpError, SilentError) as error:
                 is_cut = isinstance(error, HungUpError)
                 blocks[:] = kept + waiting[::-1] + self._blame(block, now_ms, is_cut=is_cut)
-                if is_cut or not (are_suspects and self._served_in_round):
+                if is_cut or not self._served_in_round:
                     raise
-                return values  # one time-out a round is enough
+                self._fell_silent = True  # one time-out a round is enough
+                return values
             except ShortAnswerError as error:
                 kept += self._cut_short(block, error.data, values, now_ms)
                 continue

@@ -342,3 +342,27 @@ async def test_a_register_that_is_asked_for_again_costs_nothing_else(trouble):
     wire.mishap = at_first(201, error)
     assert await device.read(wire, ASK_AGAIN_MS, 10_000) == before
     assert device.refused == {"charged2": REFUSED}
+
+
+async def test_what_was_read_before_a_silence_is_kept_and_nothing_more_is_asked_in_that_round():
+    device, wire = reading(BATTERIES, TWO_BATTERIES, mishap=at_first(200, PASSING["silent"]))
+    part, whole = await rounds(device, wire, 2)
+    assert (part["ac_power_w"], part["battery1_power_w"]) == (500, 30)
+    assert not part.keys() & {"battery2_power_w", "total_w", "battery_power_w"}
+    assert totals(whole) == WHOLE
+    assert [one.address for one in wire.asked] == [0, 100, 200, 0, 100, 300, 200]  # the suspect last
+
+
+async def test_a_unit_that_says_nothing_at_all_is_silent():
+    def mishap(request):
+        raise SilentError("no answer")
+
+    device, wire = reading(BATTERIES, TWO_BATTERIES, mishap=mishap)
+    assert [type(one) for one in await rounds(device, wire, 8)] == [SilentError] * 8
+    assert device.refused == {}
+
+
+async def test_what_is_read_once_is_asked_for_until_it_was_read():
+    device, wire = reading(BATTERIES, SELDOM, mishap=at_first(200, PASSING["busy"]))
+    told = await rounds(device, wire, 25)
+    assert [number for number, values in enumerate(told) if "inverter_rated_power_w" in values] == [10]
