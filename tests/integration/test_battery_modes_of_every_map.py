@@ -386,3 +386,14 @@ async def test_each_write_is_logged_with_the_counts_so_far(devices, tmp_path):
         ("reserve_percent", {"stored": 1, "ram": 0}),
         ("reserve_percent", {"stored": 2, "ram": 0}),
     ]
+
+
+@pytest.mark.parametrize("name", ["deye_single_phase", "deye_three_phase"])
+async def test_a_discharge_is_refused_where_the_owners_work_mode_may_feed_the_grid(devices, name):
+    device = await devices(name)
+    device.control.foreign("load_limit", 0)
+    async with device.running(device.build(OURS)) as driver:
+        with pytest.raises(RefusedError, match="load_limit"):
+            await told(driver, "discharge_to_load")
+        assert device.control.order == []
+        assert (await told(driver, "hold"))["mode"] == "hold"
