@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCALING = (meter.UNIT, meter.COEFFICIENT, meter.DIGITS)
-IDENTITY = (meter.MAKER, meter.SERIAL, meter.FAULT)
+IDENTITY = (meter.MAKER, meter.SERIAL, meter.FAULT, meter.RELEASE)
 MOST_PROPERTIES = 6
 """A meter must take six properties in a request, and need not take more (AIF specification)."""
 REFUSALS = 2
@@ -289,4 +289,6 @@ def _identity(frame: Frame) -> dict[str, Json]:
         told["maker"] = meter.MAKERS.get(maker.hex().upper(), maker.hex().upper())
     if serial:
         told["serial"] = meter.text(serial)
+    if (release := _optional(meter.release, frame.properties.get(meter.RELEASE))) is not None:
+        told["release"] = release
     return told

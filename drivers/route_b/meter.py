@@ -22,7 +22,7 @@ JST = timezone(timedelta(hours=9))
 IMPORT, EXPORT, POWER, CURRENTS = 0xE0, 0xE3, 0xE7, 0xE8
 UNIT, COEFFICIENT, DIGITS = 0xE1, 0xD3, 0xD7
 IMPORT_AT_30MIN, EXPORT_AT_30MIN = 0xEA, 0xEB
-MAKER, SERIAL, FAULT = 0x8A, 0x8D, 0x88
+MAKER, SERIAL, FAULT, RELEASE = 0x8A, 0x8D, 0x88, 0x82
 TIME, DATE = 0x97, 0x98
 GETTABLE = 0x9F
 HISTORY_IMPORT, HISTORY_EXPORT, HISTORY_DAY = 0xE2, 0xE4, 0xE5
@@ -381,9 +381,12 @@ def _location(edt: bytes) -> str:
     return f"{place} {code & 7}".removesuffix(" 0") if place else edt.hex().upper()
 
 
-def _release(edt: bytes) -> str:
+def release(edt: bytes) -> str:
+    """Return the release of the Appendix that a meter follows, with its revision (82)."""
     _sized(edt, 4)
-    return f"{text(edt[2:3])} revision {edt[3]}"
+    if edt[:2] != b"\0\0" or not 0x41 <= edt[2] <= 0x5A:
+        raise FrameError("no letter of a release", 2)
+    return f"{edt[2]:c} revision {edt[3]}"
 
 
 def _time_of_day(edt: bytes) -> str:
@@ -424,7 +427,7 @@ def _names(epcs: Iterable[int]) -> list[str]:
 _PROPERTIES: dict[int, tuple[str, str, _Explain]] = {
     0x80: ("operation_status", "", _one_of(x30="on", x31="off")),
     0x81: ("installation_location", "", _value(_location)),
-    0x82: ("standard_version", "", _value(_release)),
+    0x82: ("standard_version", "", _value(release)),
     0x83: ("identification_number", "", _value(_hex(17))),
     0x88: ("meter_fault", "", _one_of(x41="fault", x42="none")),
     0x89: ("fault_description", "", _value(_hex(2))),

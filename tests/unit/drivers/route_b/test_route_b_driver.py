@@ -50,6 +50,7 @@ async def test_a_meter_behind_either_dialect_is_read_exactly(dialect, dongle, wo
             "meter": {
                 "maker": "Toshiba",
                 "serial": "F24G366505",
+                "release": "F revision 0",
                 "series": 1,
                 "unit_kwh": 0.1,
                 "coefficient": 1,
@@ -60,6 +61,16 @@ async def test_a_meter_behind_either_dialect_is_read_exactly(dialect, dongle, wo
         assert (status["state"], status["dialect"], status["joins"]) == ("joined", dongle.dialect, 1)
         assert status["rssi_dbm"] == (-79.5 if dongle.dialect == "C2" else -43.5)
         assert bench.events == []
+
+
+@pytest.mark.parametrize("told", [None, "010C0100", "00002000", "000046"])
+async def test_a_meter_that_names_no_release_is_described_without_one(told, dongle, working):
+    dongle.values[0x82] = told
+    async with working(dongle) as bench:
+        await bench.until(lambda: bench.half_hours)
+        about = bench.driver.describe()["meter"]
+    assert "release" not in about
+    assert about["serial"] == "F24G366505"
 
 
 async def test_one_request_asks_for_all_four_values_on_every_tick(dongle, working):
