@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
@@ -409,7 +409,20 @@ def create(context: Context, table: Mapping[str, Any]) -> Driver:
     if settings.address:
         check_address("address", settings.address)
     watches = tuple(_watch(name, one) for name, one in settings.devices.items())
+    _refuse_twins(watches)
     return EchonetIp(context, settings, watches, quirks.load(settings.quirks))
+
+
+def _refuse_twins(watches: Iterable[_Watch]) -> None:
+    """Raise ConfigError for one device under two names: its announcements would reach the first alone."""
+    names: dict[tuple[str, bytes], str] = {}
+    for watch in watches:
+        number = identity.normal(watch.settings.identification or "").removesuffix(f"/{watch.eoj.hex().upper()}")
+        for key, place in (("address", watch.settings.address), ("identification", number)):
+            other = names.setdefault((place, watch.eoj), watch.name) if place else watch.name
+            if other != watch.name:
+                where = f"devices.{watch.name}.{key}"
+                raise ConfigError(where, f"the same object as of {other}", "remove one, or correct it", place)
 
 
 def _watch(name: str, settings: DeviceSettings) -> _Watch:
@@ -422,6 +435,10 @@ def _watch(name: str, settings: DeviceSettings) -> _Watch:
         raise ConfigError(f"{where}.eoj", "no class we read", f"one of {', '.join(CLASSES)}", settings.eoj)
     if settings.address is None and settings.identification is None:
         raise ConfigError(where, "neither `address` nor `identification`", "give one; a router changes addresses")
+    if settings.identification is not None and not identity.normal(settings.identification):
+        raise ConfigError(
+            f"{where}.identification", "empty", "copy it from `edge-agent echonet scan`, or remove it", ""
+        )
     if settings.address is not None:
         check_address(f"{where}.address", settings.address)
     for quantity in settings.sets:

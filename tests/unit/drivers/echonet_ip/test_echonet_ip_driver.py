@@ -503,6 +503,8 @@ async def test_a_lost_port_leaves_run_as_a_link_error(home, listener):
         ({"pv": {"eoj": "027901", "address": "pv.local"}}, {}, "devices.pv.address"),
         ({"pv": {"eoj": "027901", "address": "192.0.2.1", "sets": ["pv_power_w"]}}, {}, "devices.pv.sets"),
         ({"pv": {"eoj": "027901", "address": "192.0.2.1", "replaces": "pv"}}, {}, "devices.pv.replaces"),
+        ({"pv": {"eoj": "027901", "identification": ""}}, {}, "devices.pv.identification"),
+        ({"pv": {"eoj": "027901", "address": "192.0.2.1", "identification": " "}}, {}, "devices.pv.identification"),
         ({"pv": {"eoj": "027901", "address": "192.0.2.1"}}, {"address": "eth0"}, "address"),
         ({"pv": {"eoj": "027901", "address": "192.0.2.1"}}, {"poll_s": 0}, "poll_s"),
     ],
@@ -512,3 +514,23 @@ def test_a_wrong_table_says_which_key(listener, devices, more, key):
         listener({"devices": devices, **more})
     assert caught.value.key == key
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("roof", "key"),
+    [
+        ({"eoj": "027901", "address": "192.0.2.1"}, "address"),
+        ({"eoj": " 027901", "address": "192.0.2.1", "identification": "FE0002"}, "address"),
+        ({"eoj": "027901", "identification": "fe 00 01 / 027901"}, "identification"),
+    ],
+)
+def test_one_device_under_two_names_is_refused_with_both(listener, roof, key):
+    pv = {"eoj": "027901", "address": "192.0.2.1", "identification": "FE0001"}
+    with pytest.raises(ConfigError, match="the same object as of pv") as caught:
+        listener({"devices": {"pv": pv, "roof": roof}})
+    assert caught.value.key == f"devices.roof.{key}"
+
+
+def test_two_objects_of_one_host_are_two_devices(listener):
+    one, other = ({"eoj": eoj, "address": "192.0.2.1", "identification": "FE0001"} for eoj in ("027901", "027902"))
+    assert listener({"devices": {"one": one, "other": other}}).driver.devices == ("one", "other")
