@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Sample, Value
@@ -21,7 +22,7 @@ from drivers.battery.orders import request_of
 from drivers.battery.outage import hours_left, is_grid_gone
 from drivers.battery.policy import Policy
 from drivers.battery.scheduler import Now, Scheduler
-from drivers.battery.settings import BatterySettings
+from drivers.battery.settings import AlertSettings, BatterySettings
 from drivers.battery.tariff import JST, QUARTER_MS
 
 log = logging.getLogger(__name__)
@@ -207,27 +208,41 @@ class Keeper:
         if self._leaving or not self._may_begin:
             return
         alarm = self.settings.alert
-        if alarm is not None and self._alert.is_raised(unix_ms):
-            self._want(Request("reserve", "alert", now_ms + QUARTER_MS, None, alarm.soc_percent), now_ms)
-        elif self._owner() == "alert":
+        alarm = alarm if alarm is not None and self._alert.is_raised(unix_ms) else None
+        wanted = None if self._schedule is None else self._planned(self._schedule, now_ms, unix_ms, alarm)
+        if alarm is not None:
+            is_charge = wanted is not None and wanted.mode == "charge" and alarm.charge != "never"
+            reserve = Request("reserve", "alert", now_ms + QUARTER_MS, None, alarm.soc_percent)
+            self._want(replace(wanted, owner="alert") if wanted is not None and is_charge else reserve, now_ms)
+            return
+        if self._owner() == "alert":
             self.policy.end("the alert is over")
-        if self._schedule is not None:
-            self._follow(self._schedule, now_ms, unix_ms)
+        if wanted is not None:
+            self._want(wanted, now_ms)
+        elif self._schedule is not None and self._owner() == "schedule":
+            self.policy.end(self._schedule.plan.why)
 
-    def _follow(self, schedule: Scheduler, now_ms: int, unix_ms: int | None) -> None:
-        """Want what the schedule wants."""
-        held = self.policy.held if self._owner() == "schedule" else None
+    def _planned(
+        self, schedule: Scheduler, now_ms: int, unix_ms: int | None, alarm: AlertSettings | None
+    ) -> Request | None:
+        """Return what the schedule wants, None for normal."""
+        held = self.policy.held if self._owner() in {"schedule", "alert"} else None
         held_w = held.power_w if held is not None and held.mode == "charge" else None
         facts = self.policy.modes.get("charge")
-        is_stored = facts is not None and facts.keeps_power
-        plan = schedule.decide(Now(now_ms, unix_ms, self.policy.soc_percent(now_ms), held_w, is_stored))
+        now = Now(
+            now_ms,
+            unix_ms,
+            self.policy.soc_percent(now_ms),
+            held_w,
+            facts is not None and facts.keeps_power,
+            None if alarm is None or alarm.charge == "never" else alarm.soc_percent,
+            alarm is not None and alarm.charge == "at_once",
+        )
+        plan = schedule.decide(now)
         if plan.mode == "normal" or unix_ms is None or plan.need is None:
-            if self._owner() == "schedule":
-                self.policy.end(plan.why)
-            return
-        until_ms = now_ms + plan.until_ms - unix_ms
+            return None
         goal = plan.need.goal_percent if plan.mode == "charge" else None
-        self._want(Request(plan.mode, "schedule", until_ms, plan.power_w, goal), now_ms)
+        return Request(plan.mode, "schedule", now_ms + plan.until_ms - unix_ms, plan.power_w, goal)
 
     def _want(self, request: Request, now_ms: int) -> None:
         """Ask on behalf of nobody in person; a refusal is no error, only noted once."""

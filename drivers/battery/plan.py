@@ -33,6 +33,7 @@ Reason: TypeAlias = Literal[
     "house_unknown",
     "house_full",
     "charge",
+    "alert",
 ]
 
 REASONS: dict[Reason, tuple[str, str]] = {
@@ -49,6 +50,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     ),
     "house_full": ("家の消費電力で契約の上限に達する", "the house takes all that its contract allows"),
     "charge": ("安い時間帯の終わりまでに充電する", "charging before the cheap hours end"),
+    "alert": ("警報に備えて充電する", "charging because of the town's alert"),
 }
 
 NeedBasis: TypeAlias = Literal[Basis, "configured", "nothing"]
@@ -97,7 +99,11 @@ class Plan:
     def why(self) -> str:
         """The reason in a few words."""
         said = REASONS[self.reason][1]
-        return said if self.need is None or self.reason != "charge" else f"{said}, to {self.need.goal_percent} %"
+        return (
+            said
+            if self.need is None or self.reason not in {"charge", "alert"}
+            else f"{said}, to {self.need.goal_percent} %"
+        )
 
     def status(self) -> dict[str, Json]:
         """Return the plan for people and programs."""

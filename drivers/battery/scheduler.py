@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from drivers.api import Value
 from drivers.battery.house import Balance, House
 from drivers.battery.learnt import Learnt
-from drivers.battery.plan import Need, Plan, begins_ms, done_ms, easy_watts, need
+from drivers.battery.plan import Need, Plan, Reason, begins_ms, done_ms, easy_watts, need
 from drivers.battery.policy import LEAST_POWER_W
 from drivers.battery.settings import BatterySettings, TariffSettings
 from drivers.battery.tariff import MINUTE_MS, QUARTER_MS, Span, pays, spans
@@ -40,6 +40,10 @@ class Now:
     """The power that the battery was told by the schedule, None while it charges not or for somebody else."""
     is_stored: bool = False
     """Whether the device keeps each power in its flash: then it does not ramp, and rises each quarter hour at most."""
+    alert_percent: int | None = None
+    """What the town's alert wants in the battery as soon as may be, None while there is none."""
+    is_at_once: bool = False
+    """Whether the alert may charge outside the cheap hours, too."""
 
 
 class Scheduler:
@@ -58,6 +62,8 @@ class Scheduler:
         self._easy: list[tuple[int, float]] = []
         self._known_changes = 0
         """How much had been learnt when the need was worked out."""
+        self._alert_percent: int | None = None
+        """The goal that the alert asked for at the last decision."""
         self._target_w = 0
         self._is_due = True
         """Whether the target is to be worked out anew."""
@@ -91,13 +97,26 @@ class Scheduler:
         span = self._look_ahead(now.unix_ms)
         if span is None or self._need is None:
             return Plan("normal", "outside")
-        known = self._known(now, span, self._need)
-        if now.unix_ms < span.start_ms:
+        known = self._known(now, span, self._raised(self._need, now.alert_percent))
+        is_cheap = now.unix_ms >= span.start_ms
+        if not is_cheap and not now.is_at_once:
             return replace(known, next_ms=span.start_ms)
         known = replace(known, next_ms=(now.unix_ms // QUARTER_MS + 1) * QUARTER_MS)
         if now.soc_percent is None:
             return replace(known, reason="no_soc")
-        return self._in_cheap_hours(known, now, span, left_ms=done_ms(self._tariff, span) - now.unix_ms)
+        if not is_cheap:
+            return self._fill(replace(known, until_ms=now.unix_ms + QUARTER_MS), now, left_ms=0)
+        known = replace(known, mode="hold" if self._tariff.hold else "normal", until_ms=span.end_ms)
+        left_ms = 0 if now.alert_percent is not None else done_ms(self._tariff, span) - now.unix_ms
+        return self._fill(known, now, left_ms)
+
+    def _raised(self, aim: Need, alert_percent: int | None) -> Need:
+        """Return the need with the goal that the town's alert asks for."""
+        if alert_percent != self._alert_percent:
+            self._alert_percent, self._is_due = alert_percent, True
+        if alert_percent is None:
+            return aim
+        return replace(aim, goal_percent=max(aim.goal_percent, min(alert_percent, self._settings.max_soc_percent)))
 
     def _known(self, now: Now, span: Span, aim: Need) -> Plan:
         """Return all that is known of the cheap hours, present or next, before anything is decided."""
@@ -110,14 +129,16 @@ class Scheduler:
             known = replace(known, missing_kwh=missing_kwh, begins_ms=begins if missing_kwh else None)
         return known
 
-    def _in_cheap_hours(self, known: Plan, now: Now, span: Span, *, left_ms: int) -> Plan:
-        known = replace(known, mode="hold" if self._tariff.hold else "normal", until_ms=span.end_ms)
+    def _fill(self, known: Plan, now: Now, left_ms: int) -> Plan:
+        """Charge what is missing in what is left, 0 for at once, or say why not."""
         if self._is_enough(known.missing_kwh or 0.0, is_charging=now.held_w is not None):
             return replace(known, reason="enough" if pays(self._tariff) else "does_not_pay")
-        is_early = left_ms > done_ms(self._tariff, span) - (known.begins_ms or 0)
-        if now.held_w is None and is_early:
+        if now.alert_percent is None and now.held_w is None and self._is_early(known, left_ms):
             return replace(known, reason="later")
         return self._charge(known, now, left_ms)
+
+    def _is_early(self, known: Plan, left_ms: int) -> bool:
+        return known.span is not None and left_ms > done_ms(self._tariff, known.span) - (known.begins_ms or 0)
 
     def _look_ahead(self, unix_ms: int) -> Span | None:
         """Return the present cheap hours or the next; each quarter hour is looked at what is needed for the time after.
@@ -159,10 +180,12 @@ class Scheduler:
             if is_cut := power_w > limit_w:
                 step_w = max(round(most_w * CUT_SHARE), 1)
                 power_w = limit_w // step_w * step_w
-        is_waiting = self.plan.reason == "house_full" and self._is_too_soon(now)
+        pause_ms = QUARTER_MS if now.alert_percent is not None else self._pause_ms(now)  # it keeps a reserve meanwhile
+        is_waiting = self.plan.reason == "house_full" and now.boot_ms - self._changed_ms < pause_ms
         if power_w < LEAST_POWER_W or is_waiting:
             return replace(known, reason="house_full")
-        return replace(known, mode="charge", reason="charge", power_w=power_w, is_cut=is_cut, begins_ms=None)
+        reason: Reason = "charge" if now.alert_percent is None else "alert"
+        return replace(known, mode="charge", reason=reason, power_w=power_w, is_cut=is_cut, begins_ms=None)
 
     def _ramped(self, now: Now, target_w: int) -> int:
         """Return the power on the way to a target: up in steps, down at once, a small change not at all."""
@@ -181,4 +204,7 @@ class Scheduler:
         return max(round(self._settings.max_charge_w * RAMP_SHARE), LEAST_POWER_W)
 
     def _is_too_soon(self, now: Now) -> bool:
-        return now.boot_ms - self._changed_ms < (QUARTER_MS if now.is_stored else RAMP_MS)
+        return now.boot_ms - self._changed_ms < self._pause_ms(now)
+
+    def _pause_ms(self, now: Now) -> int:
+        return QUARTER_MS if now.is_stored else RAMP_MS

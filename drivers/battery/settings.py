@@ -47,10 +47,11 @@ class TariffSettings(Table, frozen=True, forbid_unknown_fields=True):
 
 
 class AlertSettings(Table, frozen=True, forbid_unknown_fields=True):
-    """Keep a reserve for an outage while the town's alert level is at least `level`."""
+    """Keep a reserve for an outage while the town's alert level is at least `level`; with a tariff charge for it."""
 
     level: Annotated[int, Meta(ge=1, le=5)] = 3
     soc_percent: Percent = 100
+    charge: Literal["cheap_hours", "at_once", "never"] = "cheap_hours"
 
 
 class BatterySettings(Table, frozen=True, forbid_unknown_fields=True):

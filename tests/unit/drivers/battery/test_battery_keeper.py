@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -599,6 +600,71 @@ async def test_an_alert_keeps_a_reserve_and_lets_it_go_half_an_hour_after():
     await house.rounds(900)
     assert house.inverter.is_normal
     assert house.keeper.policy.reason == "the alert is over"
+
+
+def warned(house, level=3, minute=0):
+    house.keeper.hear(b'{"level": %d, "checked_at": "2026-06-01T%02d:%02d:00+09:00"}' % (level, *divmod(minute, 60)))
+
+
+def alarmed(charge):
+    """A house that needs little, half an hour before cheap hours, with an alert."""
+    tariff = TariffSettings(cheap=[WindowSettings("00:30", "03:00")], capacity_kwh=10, expected_load_kwh=1, learn=False)
+    house = House(tariff=tariff, alert=AlertSettings(3, 80, charge))
+    warned(house)
+    return house
+
+
+async def test_an_alert_raises_what_the_cheap_hours_charge_and_keeps_it():
+    house = alarmed("cheap_hours")
+    await house.rounds(1700)
+    assert (house.inverter.bits["command"], house.inverter.bits["reserve"]) == (0, 80)
+    await house.rounds(300)
+    assert (house.inverter.bits["command"], house.inverter.bits["reserve"]) == (1, NORMAL["reserve"])
+    shown = house.keeper.status()
+    assert (shown["owner"], shown["plan"]["reason"], shown["plan"]["goal_percent"]) == ("alert", "alert", 80)
+    house.soc = 80
+    await house.rounds(60)
+    assert (house.inverter.bits["command"], house.inverter.bits["reserve"]) == (0, 80)
+    house.soc = 77  # 4 % must be gone before it is charged again
+    count = len(house.inverter.sent)
+    await house.rounds(300)
+    assert len(house.inverter.sent) == count
+    house.soc = 75
+    await house.rounds(60)
+    assert house.inverter.bits["command"] == 1
+    warned(house, level=1, minute=50)
+    await house.rounds(1900)
+    assert house.inverter.is_normal
+    assert house.keeper.status()["plan"]["goal_percent"] == 20
+
+
+@pytest.mark.parametrize(("charge", "at_once", "in_cheap_hours"), [("at_once", 1, 1), ("never", 0, 0)])
+async def test_an_alert_charges_outside_cheap_hours_only_where_that_is_configured(charge, at_once, in_cheap_hours):
+    house = alarmed(charge)
+    await house.rounds(600)
+    assert house.inverter.bits["command"] == at_once
+    await house.rounds(2400)
+    assert house.inverter.bits["command"] == in_cheap_hours
+    house.soc = 90
+    await house.rounds(60)
+    assert (house.inverter.bits["command"], house.inverter.bits["reserve"]) == (0, 80)
+
+
+async def test_a_charge_for_an_alert_keeps_the_contract_and_does_not_come_and_go_with_a_restless_house():
+    house = alarmed("at_once")
+    tariff = msgspec.structs.replace(house.settings.tariff, contract_w=4000)
+    house.settings = msgspec.structs.replace(house.settings, tariff=tariff)
+    house.born()
+    warned(house)
+    for minute in range(60):
+        warned(house, minute=minute)
+        load_w = 3950 if minute % 3 == 2 else 2500
+        charging_w = house.inverter.bits["power"] if house.inverter.bits["command"] else 0
+        house.more = {"grid_power_w": load_w + charging_w, "battery_power_w": -charging_w, "pv_power_w": 0}
+        await house.rounds(60)
+        if house.inverter.bits["command"]:
+            assert load_w + house.inverter.bits["power"] <= 4000
+    assert house.inverter.sent.count(("reserve", 80)) <= 5
 
 
 @given(
