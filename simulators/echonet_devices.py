@@ -5,6 +5,7 @@ Written from the Appendix of the specification. Asks the house what flows; a veh
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import reprlib
@@ -344,8 +345,87 @@ def ev(instance: int, common: dict[int, Reader]) -> Thing:
     return Thing(eoj, "ev", readers, meanings, announced=frozenset({0x80, 0x88, 0xC7, 0xDA}))
 
 
+_CIRCUIT_PERCENT = (38, 27, 19, 11, 5)
+"""What each circuit takes of the house's load."""
+
+
+def load_ws(balance: Balance) -> int:
+    """Return what the house has taken, as its other registers tell it."""
+    b = balance
+    return b.import_ws - b.export_ws + b.pv_ws + b.discharge_ws - b.charge_ws
+
+
+def circuits_w(balance: Balance) -> tuple[int, ...]:
+    """Return what each circuit takes; together it is the load, to the watt."""
+    ends = [balance.load_w * percent // 100 for percent in itertools.accumulate(_CIRCUIT_PERCENT)]
+    return tuple(end - begin for begin, end in itertools.pairwise([0, *ends]))
+
+
+def circuits_ws(balance: Balance) -> tuple[int, ...]:
+    """Return what each circuit has taken; it never falls."""
+    return tuple(load_ws(balance) * percent // 100 for percent in _CIRCUIT_PERCENT)
+
+
+def _both_ways(balance: Balance) -> tuple[tuple[int, int, int], ...]:
+    """Return watts and watt-seconds of PV and battery; the normal direction is into the house."""
+    b = balance
+    return (b.pv_w, b.pv_ws, 0), (b.battery_w, b.discharge_ws, b.charge_ws)
+
+
+def _listed(values: Sequence[bytes]) -> bytes:
+    """Return a list of all circuits: the first one's number, how many there are, and each one's bytes."""
+    return bytes([1, len(values)]) + b"".join(values)
+
+
+def _phases(power_w: int) -> bytes:
+    """Return the currents of a circuit at 200 V, in 0.1 A: R and T carry alike."""
+    return (power_w // 20).to_bytes(2, "big", signed=True) * 2
+
+
+def _of_circuits(kind: str, what: str, values: Callable[[Balance], Iterable[Served]]) -> Meaning:
+    return lambda b: {f"{kind}{number}_{what}": value for number, value in enumerate(values(b), 1)}
+
+
+def _currents_of_circuits(kind: str, watts: Callable[[Balance], Sequence[int]]) -> Meaning:
+    def amperes(b: Balance) -> list[Served]:
+        return [power_w // 20 / 10 for power_w in watts(b)]
+
+    r, t = (_of_circuits(kind, f"current_{phase}_a", amperes) for phase in ("r", "t"))
+    return lambda b: {**r(b), **t(b)}
+
+
+def _circuits() -> tuple[dict[int, Reader], dict[int, Meaning]]:
+    """Return the lists of a panel: five circuits that share the load, and two that go both ways, PV and battery."""
+
+    def both_ways_w(b: Balance) -> list[int]:
+        return [power_w for power_w, _, _ in _both_ways(b)]
+
+    readers: dict[int, Reader] = {
+        0xB1: lambda _: bytes([len(_CIRCUIT_PERCENT)]),
+        0xB3: lambda b: _listed([_u32(_milli_kwh(taken)) for taken in circuits_ws(b)]),
+        0xB5: lambda b: _listed([_phases(power_w) for power_w in circuits_w(b)]),
+        0xB7: lambda b: _listed([_i32(power_w) for power_w in circuits_w(b)]),
+        0xB8: lambda _: b"\x02",
+        0xBA: lambda b: _listed([_u32(_milli_kwh(to)) + _u32(_milli_kwh(back)) for _, to, back in _both_ways(b)]),
+        0xBC: lambda b: _listed([_phases(power_w) for power_w in both_ways_w(b)]),
+        0xBE: lambda b: _listed([_i32(power_w) for power_w in both_ways_w(b)]),
+    }
+    to = _of_circuits("duplex", "normal_energy_kwh", lambda b: [_kwh(to) for _, to, _ in _both_ways(b)])
+    back = _of_circuits("duplex", "reverse_energy_kwh", lambda b: [_kwh(back) for _, _, back in _both_ways(b)])
+    meanings: dict[int, Meaning] = {
+        0xB3: _of_circuits("circuit", "consumption_energy_kwh", lambda b: [_kwh(taken) for taken in circuits_ws(b)]),
+        0xB5: _currents_of_circuits("circuit", circuits_w),
+        0xB7: _of_circuits("circuit", "consumption_power_w", circuits_w),
+        0xBA: lambda b: {**to(b), **back(b)},
+        0xBC: _currents_of_circuits("duplex", both_ways_w),
+        0xBE: _of_circuits("duplex", "power_w", both_ways_w),
+    }
+    return readers, meanings
+
+
 def panel(instance: int, common: dict[int, Reader]) -> Thing:
-    """Return a distribution board's metering (0287) of the house's main; both phases carry alike, at 100 V."""
+    """Return a distribution board's metering (0287) of the house's main and its circuits; both phases carry alike."""
+    of_circuits, meant_by_circuits = _circuits()
 
     def currents_da(b: Balance) -> tuple[int, int]:
         total = b.grid_w // 10
@@ -363,6 +443,7 @@ def panel(instance: int, common: dict[int, Reader]) -> Thing:
         0xC6: lambda b: _i32(b.grid_w),
         0xC7: lambda b: b"".join(part.to_bytes(2, "big", signed=True) for part in currents_da(b)),
         0xC8: lambda _: _u16(1010) + _u16(1008),
+        **of_circuits,
     }
     meanings: dict[int, Meaning] = {
         0xC0: lambda b: {"import_energy_kwh": _kwh(b.import_ws)},
@@ -370,6 +451,7 @@ def panel(instance: int, common: dict[int, Reader]) -> Thing:
         0xC6: lambda b: {"grid_power_w": b.grid_w},
         0xC7: amperes,
         0xC8: lambda _: {"voltage_r_v": 101.0, "voltage_t_v": 100.8},
+        **meant_by_circuits,
     }
     return Thing(bytes([0x02, 0x87, instance]), "panel", readers, meanings, announced=frozenset({0x80, 0x88}))
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from decimal import Decimal
 
 import pytest
 
@@ -104,6 +105,31 @@ def test_a_vehicle_is_charged_by_night_and_away_by_day():
     assert (said[3]["ev_power_w"], said[6]["ev_power_w"]) == (-2000, 0)
     assert said[6]["ev_charge_energy_kwh"] - said[0]["ev_charge_energy_kwh"] == 8
     assert (said[12]["ev_connection"], said[12]["ev_soc_percent"]) == ("none", None)
+
+
+def test_the_circuits_of_a_panel_share_the_load_to_the_watt_and_their_counters_never_fall():
+    house, (board,) = House(1, START_MS), things(["panel"])
+    before = house.at(START_MS)
+    for minute in range(1, 24 * 60, 7):
+        now = house.at(START_MS + minute * 60_000)
+        said = board.meaning((0xB7, 0xBE), now)
+        both_ways_w = said["duplex1_power_w"] + said["duplex2_power_w"]
+        taken_w = sum(value for name, value in said.items() if name.startswith("circuit"))
+        assert taken_w == now.load_w == now.grid_w + both_ways_w
+        earlier, later = (board.meaning((0xB3, 0xBA), balance) for balance in (before, now))
+        assert all(earlier[name] <= later[name] for name in earlier)
+        before = now
+
+
+@pytest.mark.parametrize(("begin_hour", "battery"), [(9, "charges"), (18, "discharges")])
+def test_the_circuits_of_a_panel_count_the_houses_load(begin_hour, battery):
+    house, (board,) = House(1, START_MS), things(["panel"])
+    begin_ms = START_MS + begin_hour * 3_600_000
+    hour = [house.at(begin_ms + second * 1000) for second in range(3601)]
+    assert (hour[-1].battery_wh > hour[0].battery_wh) is (battery == "charges")
+    first, last = (board.meaning((0xB3,), balance) for balance in (hour[0], hour[-1]))
+    taken_kwh = sum(last.values()) - sum(first.values())
+    assert abs(taken_kwh - Decimal(sum(balance.load_w for balance in hour[:-1])) / 3_600_000) <= Decimal("0.010")
 
 
 def test_two_processes_agree_on_the_home():

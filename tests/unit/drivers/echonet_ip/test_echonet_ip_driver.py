@@ -5,6 +5,7 @@ import json
 import random
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -18,6 +19,7 @@ from drivers.quantities import QUANTITIES
 from drivers.route_b import echonet
 from drivers.route_b.echonet import Frame
 from simulators.echonet import KINDS, Manners, Node, things, things_of_image
+from simulators.house import WS_PER_KWH
 
 BATTERY_NUMBER = "FEFFFFFE000053494D3030303142415454"
 
@@ -104,28 +106,22 @@ def counted(*values):
 
 
 async def test_the_circuits_of_a_board_are_read_described_and_understood_when_announced(home, listener):
-    (board,) = things(["panel"])
-    board.readers |= {0xB1: lambda _: b"\x02", 0xB3: lambda _: counted(1000, 25), 0xB7: lambda _: counted(300, 0, 7)}
-    board.announced |= {0xB3}
-    node = await home.serve(11, Node([board.with_maps()]))
+    node = await home.node(11, ["panel"])
     table = home.table({"board": {"eoj": "028701", "address": home.address(11)}}, poll_s=3600)
     async with listener(table).running() as agent:
         await agent.until(lambda: agent.samples("board"))
-        node.announce_changes()
-        board.readers[0xB3] = lambda _: counted(1001, 25)
-        node.announce_changes()
+        home.balance = replace(home.balance, import_ws=home.balance.import_ws + 100 * WS_PER_KWH)
+        node.announce_again({0xB3})
         await agent.until(lambda: len(agent.samples("board")) == 2)
         told = agent.driver.describe()["board"]["quantities"]
     first, announced = (sample.values for sample in agent.samples("board"))
-    assert (first["circuit1_consumption_power_w"], first["circuit2_consumption_power_w"]) == (300, 0)
-    assert "circuit3_consumption_power_w" not in first  # the board has two
-    energies = {
-        "circuit1_consumption_energy_kwh": Decimal("1.001"),
-        "circuit2_consumption_energy_kwh": Decimal("0.025"),
-    }
-    assert announced == energies  # without the unit beside them, which was read before
-    assert first["circuit1_consumption_energy_kwh"] == Decimal("1.000")
-    assert told.keys() == {name for name in first if name.startswith("circuit")}
+    taken_w = [first[f"circuit{number}_consumption_power_w"] for number in range(1, 6)]
+    assert sum(taken_w) == home.balance.load_w > 0
+    both_ways_w = first["duplex1_power_w"] + first["duplex2_power_w"]
+    assert first["grid_power_w"] + both_ways_w == sum(taken_w)
+    more = [announced[name] - first[name] for name in sorted(announced)]
+    assert more == [38, 27, 19, 11, 5]  # without the unit beside them, which was read before
+    assert told.keys() == {name for name in first if name.startswith(("circuit", "duplex"))}
     assert told["circuit2_consumption_power_w"]["label_ja"] == "回路2 消費電力"
 
 
