@@ -18,6 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from drivers.api import ConfigError
+from drivers.arguments import LAST_PORT, whole
 from drivers.modbus.library import find
 from drivers.modbus.register_map import RegisterMap
 from simulators.clock import SimulatedClock, add_time_options, clock_from, house_start_ms
@@ -293,7 +294,7 @@ async def serve(
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `edge-sim inverter`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=15_020, help="port to listen on (default 15020)")
+    parser.add_argument("--port", type=whole(0, LAST_PORT), default=15_020, help="port to listen on (default 15020)")
     parser.add_argument(
         "--units",
         nargs="+",
@@ -304,8 +305,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", metavar="NAME", help="play the device that a register map describes instead")
     parser.add_argument("--maps", metavar="FOLDER", help="look for maps of your own here first")
     parser.add_argument("--image", type=Path, metavar="FILE", help="play a captured device instead")
-    parser.add_argument("--chain", nargs="+", type=int, metavar="ID", help="play a chain of SunSpec models instead")
-    parser.add_argument("--unit", type=int, metavar="N", help="the unit of --map, --image or --chain (default 1)")
+    parser.add_argument(
+        "--chain", nargs="+", type=whole(1, 0xFFFE), metavar="ID", help="play a chain of SunSpec models instead"
+    )
+    parser.add_argument(
+        "--unit", type=whole(0, 255), metavar="N", help="the unit of --map, --image or --chain (default 1)"
+    )
     add_transport_options(parser)
     add_control_options(parser)
     add_house_options(parser)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from drivers.arguments import real
 from simulators.house import Balance
 
 READ_FUNCTIONS = {3: "holding", 4: "input"}
@@ -384,7 +385,7 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--second-master",
-        type=float,
+        type=real(0.001, 1e9),
         metavar="S",
         help="another master takes the command back every S seconds",
     )

@@ -181,8 +181,8 @@ def parse(text: str) -> Trouble:
         if key not in {"rate", "unit", "seconds", "register", "keep"}:
             raise ValueError(f"{key!r} is no setting of a trouble")
         settings[key] = float(value) if key in {"rate", "seconds"} else int(value)
-        if settings[key] < 0:
-            raise ValueError(f"{key}={value} is below 0")
+        if not settings[key] >= 0:  # nor is it no number
+            raise ValueError(f"{key}={value} is not 0 or more")
     if kind == "hang_up" and "register" not in settings:
         raise ValueError("hang_up needs register=N")
     return Trouble(kind, **settings)  # type: ignore[arg-type]  # each key was converted to its field's type

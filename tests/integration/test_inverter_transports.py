@@ -108,7 +108,9 @@ def test_troubles_are_read_from_words():
     assert parse("hang_up:register=32085") == Trouble("hang_up", register=32085)
 
 
-@pytest.mark.parametrize("text", ["", "broken", "late:rate=x", "late:speed=1", "hang_up", "short:keep=-1"])
+@pytest.mark.parametrize(
+    "text", ["", "broken", "late:rate=x", "late:speed=1", "late:rate=nan", "hang_up", "short:keep=-1"]
+)
 def test_what_is_no_trouble_is_said(text):
-    with pytest.raises(ValueError, match=r"trouble|could not|needs|below"):
+    with pytest.raises(ValueError, match=r"trouble|could not|needs|not 0 or more"):
         parse(text)
