@@ -95,7 +95,9 @@ class ModbusBattery:
     async def _told(self, name: str) -> Decimal | None:
         try:
             value = number(self._control.settings[name], await self.get(name))
-        except ExceptionAnswerError:
+        except ExceptionAnswerError as error:
+            if not error.final:  # a limit that is not told now is not a limit that the device does not have
+                raise UnansweredError(f"{name}: {error}") from error
             return None
         return Decimal(value) if isinstance(value, int | Decimal) else None
 

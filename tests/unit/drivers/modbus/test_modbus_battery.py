@@ -73,6 +73,20 @@ async def test_the_devices_own_limit_bounds_the_power():
     assert writes["charge_percent"] == 0x10000 - 10_000
 
 
+@pytest.mark.parametrize("code", [4, 5, 6])
+async def test_a_limit_that_a_busy_device_does_not_tell_is_not_taken_for_none(code, monkeypatch):
+    device = Device()
+    battery = device.battery(parse_control(find("huawei_sun2000")))
+    assert await battery.limits() == {}  # it answers that it has no such registers
+
+    async def busy(unit, request, timeout_s):
+        raise ExceptionAnswerError(code, request)
+
+    monkeypatch.setattr(device, "read", busy)
+    with pytest.raises(UnansweredError, match=f"exception {code}"):
+        await battery.limits()
+
+
 BOUNDED = """
 maker: Nobody
 points:
