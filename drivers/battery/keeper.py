@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from drivers.api import Clock, Emit, Event, Json, Kept, LinkError, MalformedError, Memory, RefusedError, Sample, Value
 from drivers.battery.alert import AlertWatch
@@ -27,8 +28,12 @@ from drivers.battery.tariff import JST, QUARTER_MS
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MOST_STEPS = 6
 """More steps than these in one go are none: undo, do, and one failure of each."""
+MOST_ASKED = 2
+"""A read that stays without an answer is tried again so often in all."""
 MOST_SENDS = 3
 """A write whose read-back shows the former value is sent again at most so often."""
 MOST_FAREWELLS = 2
@@ -322,9 +327,9 @@ class Keeper:
 
     async def _apply(self, request: Request) -> None:
         """Save, remember, write in order, read back."""
-        writes = self._controls.sequence(request, await self._controls.limits())
+        writes = self._controls.sequence(request, await self._asked(self._controls.limits))
         owed = self._owed if self.policy.owes and self._owed is not None else await self._saved(request.mode)
-        now = {write.setting: await self._controls.get(write.setting) for write in writes}
+        now = {write.setting: await self._get(write.setting) for write in writes}
         needed = [write for write in writes if write.always or now[write.setting] != write.value]
         stored = sum(write.stored for write in needed)
         self.ledger.afford(stored + self._stored_to_undo(owed, request.mode), self._clock.unix_ms())
@@ -348,7 +353,7 @@ class Keeper:
 
     async def _saved(self, mode: Mode) -> Owed:
         """Read all that the mode will change; raises RefusedError where somebody commands the device already."""
-        saved = {name: await self._controls.get(name) for name in self._controls.touched(mode)}
+        saved = {name: await self._get(name) for name in self._controls.touched(mode)}
         for name, idle in self._controls.idle(mode).items():
             if saved.get(name, idle) != idle:
                 raise RefusedError(f"somebody else commands the battery: {name} is {saved[name]}, not {idle}")
@@ -359,7 +364,7 @@ class Keeper:
         return {self._former_key: None, f"{self._former_key}/writes": None}
 
     async def _witnesses(self) -> dict[str, int]:
-        return {name: await self._controls.get(name) for name in self._controls.witnesses}
+        return {name: await self._get(name) for name in self._controls.witnesses}
 
     async def _refresh(self) -> None:
         """See whether the device still does what it was told, then give the sign of life that its timer wants."""
@@ -369,7 +374,7 @@ class Keeper:
         if await self._witnesses() != owed.witnesses:
             self.policy.away("the device was started again")
             return
-        found = {name: await self._controls.get(name) for name in owed.ours}
+        found = {name: await self._get(name) for name in owed.ours}
         changed = sorted(name for name, bits in owed.ours.items() if found[name] != bits)
         if changed:
             log.warning("%s: somebody else changed %s", self.device, ", ".join(changed))
@@ -379,10 +384,16 @@ class Keeper:
         if not self.policy.is_sign_due(self._clock.boot_ms()):
             self.policy.looked(self._clock.boot_ms())
             return
-        signs = [one for one in self._controls.sequence(request, await self._controls.limits()) if one.always]
+        signs = [
+            one for one in self._controls.sequence(request, await self._asked(self._controls.limits)) if one.always
+        ]
         if stored := sum(write.stored for write in signs):
             self.ledger.afford(stored, self._clock.unix_ms())
             await self._remember({f"{self._key}/writes": self.ledger.reserve(stored)})
+        ours = owed.ours | {write.setting: write.value for write in signs if write.compared}
+        if ours != owed.ours:  # the device's own limit has moved, and with it what the request comes to
+            owed.ours = ours
+            await self._remember({self._key: owed.as_json()})
         for write in signs:
             if not self._leaving:
                 await self._write(write)
@@ -423,39 +434,59 @@ class Keeper:
 
     async def _undo(self, write: Write, owed: Owed | None) -> None:
         """Write back one setting if it differs; from another master only what is still ours."""
-        bits = await self._controls.get(write.setting)
+        bits = await self._get(write.setting)
         if bits == write.value:
             return
         is_his = owed is not None and bits != owed.ours.get(write.setting, bits)
         if not (self.policy.has_given_up(self._clock.boot_ms()) and is_his):
             await self._write(write)
 
+    async def _get(self, setting: str) -> int:
+        return await self._asked(lambda: self._controls.get(setting))
+
+    async def _asked(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Return what a read gives: one lost answer breaks nothing off, unless there is no time left for another."""
+        for _ in range(0 if self._leaving else MOST_ASKED - 1):
+            try:
+                return await read()
+            except UnansweredError as error:
+                log.debug("%s: asked again: %s", self.device, error)
+        return await read()
+
     async def _write(self, write: Write) -> None:
         """Write one setting until it reads back; sent again only after the read-back showed another value."""
         refused: RefusedError | None = None
         for _ in range(MOST_SENDS):
             self.ledger.count(write, self._clock.unix_ms())
+            is_answered = True
             try:
                 await self._controls.put(write)
             except UnansweredError:
+                is_answered = False
                 log.debug("%s: no answer to a write of %s; read back", self.device, write.setting)
             except RefusedError as error:
                 refused = error
             if not write.compared and refused is None:
-                return
+                if is_answered or await self._runs(write):
+                    return
+                continue
             if await self._reads_back(write):
                 return
             if refused is not None:
                 raise refused
         raise RefusedError(f"{write.setting} did not take {write.value}")
 
+    async def _runs(self, write: Write) -> bool:
+        """Tell whether what a device counts down was set: it is not at rest, unless rest was written."""
+        return bool(await self._get(write.setting)) == bool(write.value)
+
     async def _reads_back(self, write: Write) -> bool:
         """Tell whether the device shows what was written, at once or after its settle time."""
-        if await self._controls.get(write.setting) == write.value:
+        if await self._get(write.setting) == write.value:
             return True
         if self._controls.settle_s:
             await self._clock.sleep_until(self._clock.boot_ms() + round(self._controls.settle_s * 1000))
-            return await self._controls.get(write.setting) == write.value
+            return await self._get(write.setting) == write.value
         return False
 
     async def _remember(self, changes: Mapping[str, Json]) -> None:

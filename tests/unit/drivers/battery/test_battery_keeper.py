@@ -61,6 +61,8 @@ class Inverter:
     cut: bool = False
     die_after: int | None = None
     lose_answers: int = 0
+    lose_writes: dict = field(default_factory=dict)
+    lose_reads: int = 0
     settle_s = 0.0
     witnesses = ("start",)
     modes = MODES
@@ -113,11 +115,17 @@ class Inverter:
     async def get(self, setting):
         await asyncio.sleep(0)
         self._answers()
+        if self.lose_reads > 0:
+            self.lose_reads -= 1
+            raise UnansweredError("lost on the way back")
         return self.start if setting == "start" else self.bits[setting]
 
     async def put(self, write):
         await asyncio.sleep(0)
         self._answers()
+        if self.lose_writes.get(write.setting, 0) > 0:
+            self.lose_writes[write.setting] -= 1
+            raise UnansweredError("lost on the way")
         if self.refuse.get(write.setting, 0) > 0:
             self.refuse[write.setting] -= 1
             raise RefusedError("exception 4")
@@ -393,6 +401,18 @@ async def test_a_refused_undoing_is_tried_until_it_is_done_and_a_person_is_told_
     assert [kind for kind, _ in house.events].count("battery_stuck") == 1
 
 
+def with_power(power_w, sequence):
+    """Let a charge come to another power, as where the device's own limit has moved, and be told with each sign."""
+
+    def moved(request, limits):
+        return tuple(
+            replace(write, value=power_w, always=True) if write.setting == "power" else write
+            for write in sequence(request, limits)
+        )
+
+    return moved
+
+
 async def test_a_lost_answer_is_read_back_and_not_sent_again():
     house = House()
     await house.round()
@@ -400,6 +420,39 @@ async def test_a_lost_answer_is_read_back_and_not_sent_again():
     answer = await house.command("charge", for_s=600)
     assert answer["mode"] == "charge"
     assert house.inverter.sent == [("power", 2000), ("minutes", 2), ("command", 1)]
+
+
+async def test_a_lost_write_of_what_the_device_counts_down_is_sent_again_before_the_command():
+    house = House()
+    await house.round()
+    house.inverter.lose_writes = {"minutes": 1}
+    answer = await house.command("charge", for_s=600)
+    assert answer["mode"] == "charge"
+    assert house.inverter.sent == [("power", 2000), ("minutes", 2), ("command", 1)]
+    assert house.inverter.expires_ms is not None
+
+
+async def test_one_lost_answer_to_a_look_ends_no_mode():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=3600)
+    for _ in range(60):
+        house.inverter.lose_reads = 1
+        await house.round()
+    assert house.inverter.bits["command"] == 1
+    assert [kind for kind, _ in house.events] == ["battery_mode"]
+
+
+async def test_a_limit_that_moves_is_no_other_master():
+    house = House()
+    await house.round()
+    await house.command("charge", for_s=3600)
+    for power in range(2000, 1900, -10):
+        house.inverter.sequence = with_power(power, house.inverter.sequence)
+        await house.rounds(60)
+    assert house.inverter.bits["command"] == 1
+    assert house.inverter.bits["power"] == 1910
+    assert [kind for kind, _ in house.events] == ["battery_mode"]
 
 
 async def test_another_master_is_answered_three_times_and_then_left_alone():
