@@ -258,7 +258,9 @@ _OF_A_CIRCUIT: dict[str, tuple[str, str, str, str]] = {
 
 def _worth(name: str) -> tuple[int, int, str]:
     match = _CIRCUIT.fullmatch(name)
-    return (0, 0, name) if match is None else (list(_OF_A_CIRCUIT).index(match[3]), int(match[2]), name)
+    if match is None or match[3] not in _OF_A_CIRCUIT:  # a quirk may name a circuit's quantity as it likes
+        return (0, 0, name)
+    return (list(_OF_A_CIRCUIT).index(match[3]), int(match[2]), name)
 
 
 def described(names: Iterable[str]) -> dict[str, Json]:

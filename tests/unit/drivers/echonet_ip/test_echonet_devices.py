@@ -189,6 +189,10 @@ def test_every_circuit_can_be_named_to_people():
     assert not QUANTITIES.keys() & told.keys()
 
 
+def test_a_quantity_that_a_quirk_names_like_a_circuits_is_passed_over():
+    assert list(described(["circuit1_voltage_v", "circuit2_consumption_power_w"])) == ["circuit2_consumption_power_w"]
+
+
 def test_a_battery_counts_on_its_ac_side_where_it_lists_no_other_counters():
     got = {epc: bytes.fromhex("000003E8") for epc in (0xA8, 0xA9)}
     energies = {"battery_charge_energy_kwh", "battery_discharge_energy_kwh"}
