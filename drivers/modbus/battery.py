@@ -95,9 +95,7 @@ class ModbusBattery:
     async def _told(self, name: str) -> Decimal | None:
         try:
             value = number(self._control.settings[name], await self.get(name))
-        except ExceptionAnswerError as error:
-            if not error.final:  # a limit that is not told now is not a limit that the device does not have
-                raise UnansweredError(f"{name}: {error}") from error
+        except ExceptionAnswerError:
             return None
         return Decimal(value) if isinstance(value, int | Decimal) else None
 
@@ -106,6 +104,10 @@ class ModbusBattery:
             return await self._link.read(self._unit, registers, self._timeout_s)
         except (SilentError, MalformedError) as error:
             raise UnansweredError(f"{what}: {error}") from error
+        except ExceptionAnswerError as error:
+            if error.final:
+                raise
+            raise UnansweredError(f"{what}: {error}") from error  # busy now: no word about the register
 
     async def _registers(self, setting: str) -> Registers:
         if self._described.settings[setting].place is not None:
