@@ -5,38 +5,21 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 LAST_PORT = 65_535
+
+N = TypeVar("N", int, float)
 
 
 def whole(lowest: int, highest: int) -> Callable[[str], int]:
     """Return a type of whole numbers between two, for `add_argument`."""
-
-    def between(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"{text} is not between {lowest} and {highest}")
-        return value
-
-    return between
+    return _between(int, "no whole number", lowest, highest)
 
 
 def real(lowest: float, highest: float) -> Callable[[str], float]:
     """Return a type of numbers between two, for `add_argument`; what is no number or endless is refused."""
-
-    def between(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} is no number") from None
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"{text} is not between {lowest:.10g} and {highest:.10g}")
-        return value
-
-    return between
+    return _between(float, "no number", lowest, highest)
 
 
 def hexadecimal(digits: int) -> Callable[[str], str]:
@@ -48,6 +31,19 @@ def characters(least: int, most: int) -> Callable[[str], str]:
     """Return a type of texts of printable ASCII characters, so many at least and at most."""
     said = f"{least} characters" if least == most else f"{least} to {most} characters"
     return _text(f"[ -~]{{{least},{most}}}", f"{said} of printable ASCII")
+
+
+def _between(kind: type[N], otherwise: str, lowest: N, highest: N) -> Callable[[str], N]:
+    def between(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is {otherwise}") from None
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"{text} is not between {lowest:.10g} and {highest:.10g}")
+        return value
+
+    return between
 
 
 def _text(pattern: str, said: str) -> Callable[[str], str]:
