@@ -209,7 +209,14 @@ def _dongle(
 
 def add_meter_options(parser: argparse.ArgumentParser) -> None:
     """Add what a meter can be told, apart from house, time and log."""
-    radio, plate = Radio(), Nameplate()
+    _add_dongle_options(parser)
+    _add_radio_options(parser)
+    _add_nameplate_options(parser)
+    _add_event_options(parser)
+    faults.add_fault_option(parser)
+
+
+def _add_dongle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", type=Path, required=True, help="path of the serial port to make (a link to a pty)")
     parser.add_argument(
         "--dialect",
@@ -218,6 +225,10 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
         help="a1: BP35A1; c2: BP35C2, RS-WSUHA-P; dss: RL7023 Stick-D/DSS, c2 that refuses ROPT; j11: RS-WSUHA-J11",
     )
     parser.add_argument("--binary", action="store_true", help="start in binary data mode (ROPT 00), as many are sold")
+
+
+def _add_radio_options(parser: argparse.ArgumentParser) -> None:
+    radio = Radio()
     parser.add_argument(
         "--id",
         type=hexadecimal(32),
@@ -258,6 +269,10 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rest-s", type=real(0, MAX_S), default=radio.rest_s, help="seconds from EVENT 32 to EVENT 33")
     parser.add_argument("--neighbour", action="store_true", help="another house's meter is in range")
+
+
+def _add_nameplate_options(parser: argparse.ArgumentParser) -> None:
+    plate = Nameplate()
     parser.add_argument("--unit", choices=tuple(UNITS), default=plate.unit, help="unit of the registers in kWh (E1)")
     parser.add_argument("--digits", type=int, choices=range(1, 9), default=plate.digits, help="digits shown (D7)")
     parser.add_argument(
@@ -275,6 +290,9 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
         help="Appendix release (82); R: second generation, with one-minute registers (C0, D0, EE, EF)",
     )
     parser.add_argument("--pairs", action="store_true", help="it has EC and ED: half hours back from any moment")
+
+
+def _add_event_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--meter-fault", action="store_true", help="it says that it is faulty (88)")
     parser.add_argument(
         "--clock-error-s",
@@ -292,14 +310,13 @@ def add_meter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--next-serial",
         type=characters(1, 12),
-        default=plate.next_serial,
+        default=Nameplate().next_serial,
         help="manufacturing number of that other meter",
     )
     parser.add_argument("--notify", choices=("inf", "infc", "no"), default="inf", help="how it tells each half hour")
     parser.add_argument(
         "--scenario", type=Path, metavar="FILE", help="YAML of what happens when (docs/route_b.md, faults from a file)"
     )
-    faults.add_fault_option(parser)
 
 
 def settings_from(args: argparse.Namespace) -> MeterSettings:
